@@ -1,0 +1,656 @@
+"""One side of a yamux session, without I/O.
+
+Wire format and rules: hashicorp/yamux `spec.md`; the values frp sets: frp `client/connector.go` and
+`server/service.go` (`MaxStreamWindowSize` 6 MiB, keepalive 30 s). Where the specification leaves a
+choice, the comment says what Go peers do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from struct import Struct
+from typing import Generic, TypeVar
+
+from pyfrp.errors import LocalWireError, MuxError
+
+# One 32-bit word holds version, type and flags, so that the common frame is one comparison with 0.
+HEADER = Struct(">III")
+HEADER_SIZE = HEADER.size
+
+DATA, WINDOW_UPDATE, PING, GO_AWAY = 0x000000, 0x010000, 0x020000, 0x030000
+SYN, ACK, FIN, RST = 0x1, 0x2, 0x4, 0x8
+TYPE_MASK, FLAG_MASK, KNOWN_FLAGS = 0xFFFF0000, 0x0000FFFF, SYN | ACK | FIN | RST
+
+INITIAL_WINDOW = 256 * 1024  # What every stream starts with (spec.md, "Flow Control").
+MAX_WINDOW = 6 * 1024 * 1024  # As frp; reached only by streams whose reader keeps up.
+# What all streams of a session may be granted beyond their initial windows, taken together: the
+# bound on what a peer can make us hold for readers that were fast once and then stop.
+WINDOW_BUDGET = 32 * 1024 * 1024
+
+PING_TIMEOUT = 10.0  # Seconds; frp's ConnectionWriteTimeout, which also bounds ping replies.
+CLOSE_TIMEOUT = 300.0  # Seconds a closed stream waits for the peer's FIN; yamux StreamCloseTimeout.
+OPEN_LIMIT = 256  # Streams opened and not yet acknowledged; the peer's AcceptBacklog.
+SLICE = 64 * 1024  # What one stream may put into the link before the next has its turn.
+BATCH = 512 * 1024  # What one write to the link may hold; the rest goes in the next turn.
+
+
+class Half(IntEnum):
+    """State of one direction of a stream."""
+
+    OPEN = 0
+    ENDING = 1  # Sending: FIN is due once the pending bytes are out.
+    ENDED = 2  # FIN has passed.
+    RESET = 3  # RST has passed, or the session ended.
+
+
+# Legal moves of either half; anything else is the peer's fault when it asked, ours otherwise.
+MOVES = {
+    (Half.OPEN, Half.ENDING),
+    (Half.OPEN, Half.ENDED),
+    (Half.ENDING, Half.ENDED),
+    (Half.OPEN, Half.RESET),
+    (Half.ENDING, Half.RESET),
+    (Half.ENDED, Half.RESET),
+}
+
+
+class Stream:
+    """One stream of a session. Subclasses implement the four `on_` methods.
+
+    `chunk` in `on_data` is `bytes`, never empty, and may be only a part of a data frame. Credit is
+    given back to the peer when `on_data` returns, unless the stream is held.
+    """
+
+    __slots__ = (
+        "_acked",
+        "_credit",
+        "_held",
+        "_held_size",
+        "_holding",
+        "_in",
+        "_out",
+        "_out_pos",
+        "_queued",
+        "_send",
+        "_send_window",
+        "_syn_due",
+        "_window",
+        "id",
+        "session",
+    )
+
+    def __init__(self, session: Session[Stream], stream_id: int) -> None:
+        self.session = session
+        self.id = stream_id
+        self._in = Half.OPEN
+        self._send = Half.OPEN
+        self._syn_due = False
+        self._acked = True
+        self._queued = False  # Is in the session's queue of streams with something to send.
+        self._out = b""
+        self._out_pos = 0
+        self._send_window = INITIAL_WINDOW
+        self._window = INITIAL_WINDOW  # What the peer may have outstanding, all told.
+        self._credit = INITIAL_WINDOW  # What is left of it.
+        self._holding = False
+        self._held: deque[bytes] | None = None
+        self._held_size = 0
+
+    # -- what the owner implements -------------------------------------------------------------
+
+    def on_data(self, chunk: bytes) -> None:
+        """Bytes of the peer; called while `Session.feed` or `release` runs."""
+        raise NotImplementedError
+
+    def on_end(self) -> None:
+        """The peer sent FIN; every byte before it has been delivered."""
+        raise NotImplementedError
+
+    def on_reset(self) -> None:
+        """The peer sent RST, or the session ended: the stream is gone in both directions."""
+        raise NotImplementedError
+
+    def on_drained(self) -> None:
+        """Pending bytes went out; `pending` tells what is left."""
+        raise NotImplementedError
+
+    # -- sending -------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """Bytes written here that are not yet handed to the link."""
+        return len(self._out) - self._out_pos
+
+    @property
+    def writable(self) -> bool:
+        """Whether `write` and `end` are still allowed."""
+        return self._send is Half.OPEN
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes; they leave with the session's next output.
+
+        Raises:
+            LocalWireError: after `end` or `reset`.
+        """
+        if self._send is not Half.OPEN:
+            raise LocalWireError(f"write to stream {self.id} after its end")
+        if self._out:
+            self._out = self._out[self._out_pos :] + data
+            self._out_pos = 0
+        else:
+            self._out = data
+        if not self._queued:
+            self._queued = True
+            session = self.session
+            session._ready.append(self)
+            if not session._awake:
+                session._awake = True
+                session._on_output()
+
+    def end(self) -> None:
+        """Send FIN after everything written; reading goes on. Does nothing when ended already."""
+        if self._send is Half.OPEN:
+            self._move_send(Half.ENDING)
+            self._queue()
+
+    def reset(self) -> None:
+        """Kill both directions at once with RST; nothing more is delivered. Idempotent."""
+        if self._in is Half.RESET:
+            return
+        if not self._syn_due:
+            self.session._control(WINDOW_UPDATE | RST, self.id, 0)
+        self._drop()
+
+    def _queue(self) -> None:
+        if not self._queued:
+            self._queued = True
+            self.session._ready.append(self)
+            self.session._wake_output()
+
+    # -- receiving -----------------------------------------------------------------------------
+
+    @property
+    def held_size(self) -> int:
+        """Bytes received and not yet delivered because the stream is held."""
+        return self._held_size
+
+    def hold(self) -> None:
+        """Stop delivering. What arrives is kept, without credit, so the peer's window bounds it."""
+        self._holding = True
+
+    def release(self) -> None:
+        """Deliver what was held (unless held again meanwhile) and go on delivering."""
+        self._holding = False
+        held = self._held
+        while held and not self._holding:
+            chunk = held.popleft()
+            self._held_size -= len(chunk)
+            self.on_data(chunk)
+        if self._in is Half.RESET:
+            return
+        if not held:
+            self._held = None
+            if self._in is Half.ENDED and held is not None and not self._holding:
+                self.on_end()
+        if self._in is Half.OPEN and self._credit + self._held_size <= self._window >> 1:
+            self._grant()
+
+    def _grant(self) -> None:
+        """Give back the credit for what was consumed, and grow the window of a fast reader."""
+        session = self.session
+        window = self._window
+        if not self._holding and window < MAX_WINDOW and session._grown < session._budget:
+            session._grown += min(window, MAX_WINDOW - window)
+            window = self._window = min(window * 2, MAX_WINDOW)
+        delta = window - self._credit - self._held_size
+        self._credit += delta
+        session._control(WINDOW_UPDATE, self.id, delta)
+
+    def _shrink(self) -> None:
+        """A reader that let the whole window fill up goes back to the initial one."""
+        self.session._grown -= self._window - INITIAL_WINDOW
+        self._window = INITIAL_WINDOW
+
+    # -- state ---------------------------------------------------------------------------------
+
+    def _move_send(self, to: Half) -> None:
+        if (self._send, to) not in MOVES:
+            raise LocalWireError(f"stream {self.id}: {self._send.name} -> {to.name}")
+        self._send = to
+        if to is Half.ENDED and self._in is Half.ENDED:
+            self.session._forget(self)
+
+    def _move_in(self, to: Half) -> None:
+        if (self._in, to) not in MOVES:
+            # Go: `processFlags` answers a FIN in an unexpected state by ending the session.
+            raise MuxError(f"stream {self.id}: {to.name.lower()} after {self._in.name.lower()}")
+        self._in = to
+        if to is Half.ENDED and self._send is Half.ENDED:
+            self.session._forget(self)
+
+    def _drop(self) -> None:
+        self._in = self._send = Half.RESET
+        self._out = b""
+        self._out_pos = 0
+        self._held = None
+        self._held_size = 0
+        self.session._forget(self)
+
+
+S = TypeVar("S", bound=Stream)
+
+
+class Session(Generic[S]):
+    """One side of a yamux session.
+
+    After `on_output` was called, the owner calls `take_output()` once per turn of its loop until it
+    returns nothing, and re-arms its timer from `deadline()`.
+
+    Args:
+        client: True for the side that opens odd stream ids (spec.md, "StreamID Field").
+        make_stream: `make_stream(session, stream_id)` builds a stream, for both sides' opens.
+        on_stream: Called with each stream the peer opens, before any of its data.
+        on_output: Called once when output appears where there was none.
+        now: The present time, in seconds of the owner's monotonic clock.
+        keepalive: Seconds of silence after which a ping is sent; 0 for never.
+        budget: Bytes of window beyond the initial ones for all streams together.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: bool,
+        make_stream: Callable[[Session[S], int], S],
+        on_stream: Callable[[S], None] | None,
+        on_output: Callable[[], None],
+        now: float,
+        keepalive: float = 30.0,
+        budget: int = WINDOW_BUDGET,
+    ) -> None:
+        self.streams: dict[int, S] = {}
+        self._make_stream = make_stream
+        self._on_stream = on_stream
+        self._on_output = on_output
+        self._next_id = 1 if client else 2
+        self._peer_parity = 0 if client else 1
+        self._highest_peer_id = 0
+        self._budget = budget
+        self._grown = 0
+        self._keepalive = keepalive
+        self._heard = now
+        self._ping_sent: float | None = None
+        self._ping_id = 0
+        self._lingering: dict[int, float] = {}
+        # Input: a partial header, or the rest of a data frame's body and where it goes.
+        self._head = b""
+        self._body_left = 0
+        self._body_stream: S | None = None
+        self._body_ends = False
+        # Output: control frames go first, then the streams in turn.
+        self._frames: list[bytes] = []
+        self._ready: deque[Stream] = deque()
+        self._unacked = 0
+        self._waiting: deque[Stream] = deque()
+        self._awake = False
+        self.going_away = False  # The peer opens and accepts no more streams.
+        self.closed = False
+
+    # -- opening -------------------------------------------------------------------------------
+
+    def open(self) -> S:
+        """Open a stream; its SYN leaves with the next output, ahead of its data.
+
+        Raises:
+            LocalWireError: when the session is closed, going away, or out of stream ids.
+        """
+        if self.closed or self.going_away or self._next_id > 0xFFFFFFFF:
+            raise LocalWireError("this mux session opens no more streams")
+        stream = self._make_stream(self, self._next_id)
+        self._next_id += 2
+        stream._syn_due = True
+        stream._acked = False
+        self.streams[stream.id] = stream
+        stream._queue()
+        return stream
+
+    # -- input ---------------------------------------------------------------------------------
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Take bytes from the link.
+
+        Raises:
+            MuxError: when the peer breaks a rule. The go-away frame is already queued: send the
+                output, then drop the link.
+        """
+        self._heard = now
+        try:
+            self._feed(data)
+        except MuxError as exc:
+            self._control(GO_AWAY, 0, exc.code)
+            raise
+
+    def _feed(self, data: bytes) -> None:
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        pos = 0
+        end = len(data)
+        if self._body_left:
+            pos = min(self._body_left, end)
+            self._body(data[:pos] if pos < end else data)
+        streams = self.streams
+        unpack = HEADER.unpack_from
+        while end - pos >= HEADER_SIZE:
+            word, stream_id, length = unpack(data, pos)
+            pos += HEADER_SIZE
+            if word:
+                if word & TYPE_MASK:
+                    self._on_control(word, stream_id, length)
+                    continue
+                self._on_data_flags(word, stream_id, length)
+            stream = streams.get(stream_id)
+            stop = pos + length
+            # Fast path: a whole data frame for a live stream within its credit.
+            if stop <= end and stream is not None and length and not word:
+                credit = stream._credit = stream._credit - length
+                if credit < 0 or stream._in is not Half.OPEN:
+                    raise self._overrun(stream)
+                if stream._holding:
+                    self._keep(stream, data[pos:stop])
+                else:
+                    stream.on_data(data[pos:stop])
+                    if credit <= stream._window >> 1 and stream._in is Half.OPEN:
+                        stream._grant()
+                pos = stop
+                continue
+            self._body_begin(stream, length, word)
+            if self._body_left:
+                stop = min(stop, end)
+                if stop > pos:
+                    self._body(data[pos:stop])
+                pos = stop
+        if pos < end:
+            self._head = data[pos:]
+
+    def _body_begin(self, stream: S | None, length: int, word: int) -> None:
+        if stream is not None and length:
+            if stream._credit < length or stream._in is not Half.OPEN:
+                raise self._overrun(stream)
+        self._body_left = length
+        self._body_stream = stream
+        self._body_ends = bool(word & FIN)
+        if not length:
+            self._body_done()
+
+    def _body(self, chunk: bytes) -> None:
+        """Part of a data frame's body. Go peers send frames as long as the window."""
+        self._body_left -= len(chunk)
+        stream = self._body_stream
+        if stream is not None and stream._in is Half.OPEN:
+            # Charged as it comes, so that a frame longer than half the window earns credit midway.
+            credit = stream._credit = stream._credit - len(chunk)
+            if stream._holding:
+                self._keep(stream, chunk)
+            else:
+                stream.on_data(chunk)
+                if credit <= stream._window >> 1 and stream._in is Half.OPEN:
+                    stream._grant()
+        if not self._body_left:
+            self._body_done()
+
+    def _body_done(self) -> None:
+        stream = self._body_stream
+        self._body_stream = None
+        if self._body_ends and stream is not None and stream._in is not Half.RESET:
+            self._on_fin(stream)
+        self._body_ends = False
+
+    def _keep(self, stream: S, chunk: bytes) -> None:
+        held = stream._held
+        if held is None:
+            held = stream._held = deque()
+        held.append(chunk)
+        stream._held_size += len(chunk)
+        if stream._credit < SLICE and stream._window > INITIAL_WINDOW:
+            stream._shrink()
+
+    def _overrun(self, stream: S) -> MuxError:
+        if stream._in is not Half.OPEN:
+            return MuxError(f"stream {stream.id}: data after its end")
+        return MuxError(f"stream {stream.id}: more data than its window allows")
+
+    def _on_data_flags(self, word: int, stream_id: int, length: int) -> None:
+        """Flags on a data frame, except FIN, which takes effect after the body."""
+        flags = word & FLAG_MASK
+        if flags & ~KNOWN_FLAGS:
+            raise MuxError(f"unknown flags 0x{flags:x}")
+        if flags & SYN:
+            self._on_syn(stream_id, 0)
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            if flags & ACK:
+                self._on_ack(stream)
+            if flags & RST:
+                stream._drop()
+                stream.on_reset()
+
+    def _on_control(self, word: int, stream_id: int, length: int) -> None:
+        kind = word & TYPE_MASK
+        flags = word & FLAG_MASK
+        if flags & ~KNOWN_FLAGS:
+            raise MuxError(f"unknown flags 0x{flags:x}")
+        if kind == WINDOW_UPDATE:
+            self._on_window_update(flags, stream_id, length)
+        elif kind == PING:
+            if stream_id:
+                raise MuxError("ping on a stream")
+            if flags & SYN:
+                self._control(PING | ACK, 0, length)
+            elif flags & ACK:
+                self._ping_sent = None
+            else:
+                raise MuxError("ping that neither asks nor answers")
+        elif kind == GO_AWAY:
+            if stream_id:
+                raise MuxError("go-away on a stream")
+            if length:
+                raise MuxError(f"the peer ended the session with code {length}")
+            self.going_away = True
+        else:
+            raise MuxError(f"unknown version or frame type 0x{word >> 16:x}")
+
+    def _on_window_update(self, flags: int, stream_id: int, delta: int) -> None:
+        if flags & SYN:
+            self._on_syn(stream_id, delta)
+            delta = 0
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            return  # It is gone here, and the peer will learn so.
+        if flags & ACK:
+            self._on_ack(stream)
+        if delta:
+            if stream._send_window + delta > 0xFFFFFFFF:
+                raise MuxError(f"stream {stream_id}: window beyond 32 bits")
+            stream._send_window += delta
+            if stream._out:
+                stream._queue()
+        if flags & FIN:
+            self._on_fin(stream)
+        if flags & RST:
+            stream._drop()
+            stream.on_reset()
+
+    def _on_syn(self, stream_id: int, delta: int) -> None:
+        if stream_id in self.streams:
+            raise MuxError(f"stream {stream_id} opened twice")
+        if not stream_id or stream_id & 1 != self._peer_parity or self._on_stream is None:
+            raise MuxError(f"stream {stream_id} is not the peer's to open")
+        if stream_id <= self._highest_peer_id:
+            raise MuxError(f"stream {stream_id} opened again")
+        self._highest_peer_id = stream_id
+        stream = self._make_stream(self, stream_id)
+        stream._send_window += delta
+        self.streams[stream_id] = stream
+        self._control(WINDOW_UPDATE | ACK, stream_id, 0)
+        self._on_stream(stream)
+
+    def _on_ack(self, stream: S) -> None:
+        if not stream._acked:
+            stream._acked = True
+            self._acked_one()
+
+    def _acked_one(self) -> None:
+        self._unacked -= 1
+        while self._waiting:
+            stream = self._waiting.popleft()
+            if stream._send is not Half.RESET:
+                self._ready.append(stream)
+                self._wake_output()
+                break
+
+    def _on_fin(self, stream: S) -> None:
+        stream._move_in(Half.ENDED)
+        if not stream._held:
+            stream.on_end()
+
+    # -- output --------------------------------------------------------------------------------
+
+    def take_output(self, *, saturated: bool = False) -> bytes:
+        """Everything that may leave now, as one piece; `b""` when there is nothing.
+
+        Control frames come first, then the streams in turn: at most `SLICE` bytes of each per round
+        and about `BATCH` bytes in all. When streams are left over, `on_output` was called again.
+
+        Args:
+            saturated: The link does not drain at the moment: only control frames are taken.
+        """
+        self._awake = False
+        out = self._frames
+        self._frames = []
+        ready = self._ready
+        if ready and not saturated:
+            room = BATCH
+            while ready and room > 0:
+                room -= self._take_from(ready.popleft(), out)
+            if ready:
+                self._wake_output()
+        if len(out) == 1:
+            return out[0]
+        return b"".join(out)
+
+    def _take_from(self, stream: Stream, out: list[bytes]) -> int:
+        """Move one stream's turn into `out`; returns the number of payload bytes."""
+        stream._queued = False
+        if stream._syn_due:
+            if stream._send is Half.RESET:
+                return 0
+            if self._unacked >= OPEN_LIMIT:
+                stream._queued = True
+                self._waiting.append(stream)
+                return 0
+            self._unacked += 1
+            stream._syn_due = False
+            out.append(HEADER.pack(WINDOW_UPDATE | SYN, stream.id, 0))
+        data = stream._out
+        size = 0
+        if data:
+            pos = stream._out_pos
+            left = len(data) - pos
+            size = min(left, stream._send_window, SLICE)
+            if size:
+                stream._send_window -= size
+                out.append(HEADER.pack(DATA, stream.id, size))
+                if size == left:
+                    out.append(memoryview(data)[pos:] if pos else data)  # type: ignore[arg-type]  # join takes views
+                    stream._out = b""
+                    stream._out_pos = 0
+                else:
+                    out.append(memoryview(data)[pos : pos + size])  # type: ignore[arg-type]  # join takes views
+                    stream._out_pos = pos + size
+                    if stream._send_window:
+                        stream._queued = True
+                        self._ready.append(stream)
+                stream.on_drained()
+        if stream._send is Half.ENDING and not stream._out:
+            out.append(HEADER.pack(WINDOW_UPDATE | FIN, stream.id, 0))
+            stream._move_send(Half.ENDED)
+        return size
+
+    def _control(self, word: int, stream_id: int, value: int) -> None:
+        self._frames.append(HEADER.pack(word, stream_id, value))
+        if not self._awake:
+            self._awake = True
+            self._on_output()
+
+    def _wake_output(self) -> None:
+        if not self._awake:
+            self._awake = True
+            self._on_output()
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def linger(self, stream: S, now: float) -> None:
+        """Reset `stream` unless the peer's FIN comes within `CLOSE_TIMEOUT`.
+
+        For an owner that has ended its half and does not read any more.
+        """
+        self._lingering[stream.id] = now + CLOSE_TIMEOUT
+
+    def deadline(self) -> float | None:
+        """When `wake` wants to be called, or None."""
+        times = [next(iter(self._lingering.values()))] if self._lingering else []
+        if self._ping_sent is not None:
+            times.append(self._ping_sent + PING_TIMEOUT)
+        elif self._keepalive > 0:
+            times.append(self._heard + self._keepalive)
+        return min(times, default=None)
+
+    def wake(self, now: float) -> None:
+        """Ping a silent peer, give up on a dead one, reset streams whose peer never finished.
+
+        Any byte counts as life, not only ping replies: a reply may be stuck behind bulk data.
+
+        Raises:
+            MuxError: when nothing came for `PING_TIMEOUT` seconds after a ping.
+        """
+        while self._lingering:
+            stream_id, when = next(iter(self._lingering.items()))
+            if when > now:
+                break
+            del self._lingering[stream_id]
+            stream = self.streams.get(stream_id)
+            if stream is not None:
+                stream.reset()
+        if self._ping_sent is not None:
+            if self._heard >= self._ping_sent:
+                self._ping_sent = None
+            elif now >= self._ping_sent + PING_TIMEOUT:
+                raise MuxError(f"no sign of life for {now - self._heard:.0f} s")
+        elif 0 < self._keepalive <= now - self._heard:
+            self._control(PING | SYN, 0, self._ping_id)
+            self._ping_id = (self._ping_id + 1) & 0xFFFFFFFF
+            self._ping_sent = now
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """The link is gone: every stream gets `on_reset`. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self._frames.clear()
+        self._waiting.clear()
+        for stream in list(self.streams.values()):
+            stream._drop()
+            stream.on_reset()
+
+    def _forget(self, stream: Stream) -> None:
+        if self.streams.pop(stream.id, None) is None:
+            return
+        self._lingering.pop(stream.id, None)
+        self._grown -= stream._window - INITIAL_WINDOW
+        if not stream._acked and not stream._syn_due:
+            stream._acked = True
+            self._acked_one()
