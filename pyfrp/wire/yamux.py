@@ -57,7 +57,7 @@ MOVES = {
 
 
 class Stream:
-    """One stream of a session. Subclasses implement the four `on_` methods.
+    """One stream of a session. Subclasses implement the `on_` methods.
 
     `chunk` in `on_data` is `bytes`, never empty, and may be only a part of a data frame. Credit is
     given back to the peer when `on_data` returns, unless the stream is held.
@@ -112,6 +112,10 @@ class Stream:
         """The peer sent RST, or the session ended: the stream is gone in both directions."""
         raise NotImplementedError
 
+    def on_full(self) -> None:
+        """`write` left more pending than the session's `high_water`: pause the source."""
+        raise NotImplementedError
+
     def on_drained(self) -> None:
         """Pending bytes went out; `pending` tells what is left."""
         raise NotImplementedError
@@ -131,23 +135,25 @@ class Stream:
     def write(self, data: bytes) -> None:
         """Queue bytes; they leave with the session's next output.
 
-        Raises:
-            LocalWireError: after `end` or `reset`.
+        As with any transport, bytes written after `end`, or after either side's reset, are dropped:
+        the writer may not have heard of it yet.
         """
-        if self._send is not Half.OPEN:
-            raise LocalWireError(f"write to stream {self.id} after its end")
+        if self._send is not Half.OPEN or not data:
+            return
         if self._out:
             self._out = self._out[self._out_pos :] + data
             self._out_pos = 0
         else:
             self._out = data
+        session = self.session
         if not self._queued:
             self._queued = True
-            session = self.session
             session._ready.append(self)
             if not session._awake:
                 session._awake = True
                 session._on_output()
+        if len(self._out) > session.high_water:
+            self.on_full()
 
     def end(self) -> None:
         """Send FIN after everything written; reading goes on. Does nothing when ended already."""
@@ -294,6 +300,9 @@ class Session(Generic[S]):
         self._unacked = 0
         self._waiting: deque[Stream] = deque()
         self._awake = False
+        # Pending bytes of a stream above which its source is told to pause. The owner sets it to 0
+        # while the link does not drain, so that every source pauses after one more chunk.
+        self.high_water = SLICE
         self.going_away = False  # The peer opens and accepts no more streams.
         self.closed = False
 
@@ -520,7 +529,7 @@ class Session(Generic[S]):
     def take_output(self, *, saturated: bool = False) -> bytes:
         """Everything that may leave now, as one piece; `b""` when there is nothing.
 
-        Control frames come first, then the streams in turn: at most `SLICE` bytes of each per round
+        Control frames come first, then the streams in turn: at most `SLICE` bytes of each a round
         and about `BATCH` bytes in all. When streams are left over, `on_output` was called again.
 
         Args:

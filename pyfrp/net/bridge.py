@@ -1,0 +1,105 @@
+"""Two endpoints cross-wired: every proxy type ends in one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from pyfrp.net.endpoint import Endpoint, reset
+
+
+class Leg(asyncio.Protocol):
+    """One end of a bridge; what it receives is written to the other end."""
+
+    __slots__ = ("_bridge", "_ended", "far", "near", "received")
+
+    far: Leg
+
+    def __init__(self, near: Endpoint, bridge: Bridge) -> None:
+        self.near = near
+        self.received = 0
+        self._bridge = bridge
+        self._ended = False
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        self.far.near.write(data)
+
+    def pause_writing(self) -> None:
+        self.far.near.pause_reading()
+
+    def resume_writing(self) -> None:
+        far = self.far.near
+        if not far.is_closing():
+            far.resume_reading()
+
+    def eof_received(self) -> bool:
+        """Carry the end of this direction on; the other stays open where both ends can do that."""
+        self._ended = True
+        far = self.far
+        if far._ended or not self.near.can_write_eof() or not far.near.can_write_eof():
+            far.near.close()
+            return False
+        if not far.near.is_closing():
+            far.near.write_eof()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        far = self.far.near
+        if not far.is_closing():
+            if exc is None:
+                far.close()
+            else:
+                # A cut answer must not look like a finished one.
+                reset(far)
+        self._bridge.leg_lost()
+
+
+class Bridge:
+    """Bytes flow both ways between two endpoints until either is lost.
+
+    Both endpoints are tuned and resumed here; bytes that were read ahead of the hand-over are passed
+    in. Counters of bytes stay readable after the end.
+
+    Args:
+        near, far: The endpoints; this sets their protocols.
+        early: Bytes that came from `near` before the bridge.
+        on_close: Called once, with this bridge, when both endpoints are gone.
+    """
+
+    __slots__ = ("_left", "_on_close", "far", "near")
+
+    def __init__(
+        self,
+        near: Endpoint,
+        far: Endpoint,
+        *,
+        early: bytes = b"",
+        on_close: Callable[[Bridge], None] | None = None,
+    ) -> None:
+        self._left = 2
+        self._on_close = on_close
+        self.near = Leg(near, self)
+        self.far = Leg(far, self)
+        self.near.far = self.far
+        self.far.far = self.near
+        near.set_protocol(self.near)
+        far.set_protocol(self.far)
+        if early:
+            self.near.data_received(early)
+        # An endpoint lost before its protocol was set reports to nobody.
+        if near.is_closing() or far.is_closing():
+            self.abort()
+            return
+        far.resume_reading()
+        near.resume_reading()
+
+    def abort(self) -> None:
+        """Drop both ends at once."""
+        self.near.near.abort()
+        self.far.near.abort()
+
+    def leg_lost(self) -> None:
+        self._left -= 1
+        if not self._left and self._on_close is not None:
+            self._on_close(self)

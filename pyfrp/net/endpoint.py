@@ -1,0 +1,92 @@
+"""The one vocabulary of everything that carries bytes: asyncio's transports.
+
+A TCP socket, a TLS connection, a mux stream, a cipher on top of any of them: each takes writes and
+feeds an `asyncio.Protocol`. Whoever holds an endpoint decides what reads it with `set_protocol`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Any, Protocol
+
+# Write buffer marks, in bytes. uvloop's own low mark is 16 bytes, which would stop and start the
+# source for every chunk.
+HIGH_WATER = 256 * 1024
+LOW_WATER = 64 * 1024
+
+
+class Endpoint(Protocol):
+    """What `asyncio.Transport` offers, as far as bridges and conversations use it.
+
+    `write` after `close`, `abort` or the loss of the connection drops the bytes.
+    """
+
+    def write(self, data: bytes) -> None: ...
+    def write_eof(self) -> None: ...
+    def can_write_eof(self) -> bool: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    def is_closing(self) -> bool: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...
+    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+    def get_write_buffer_size(self) -> int: ...
+
+
+def tune(endpoint: Endpoint, *, keepalive_s: float = 0) -> None:
+    """Prepare a TCP connection for relaying: no Nagle, our buffer marks, keepalive if asked for."""
+    endpoint.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+    sock = endpoint.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if keepalive_s > 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            seconds = max(1, int(keepalive_s))
+            if hasattr(socket, "TCP_KEEPIDLE"):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+            if hasattr(socket, "TCP_KEEPINTVL"):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(seconds, 75))
+    except OSError:
+        pass  # The peer is gone already; connection_lost will follow.
+
+
+def reset(endpoint: Endpoint) -> None:
+    """Drop a connection so that the far end can tell it from an orderly end.
+
+    A TCP connection is reset (linger 0). Endpoints that are not plain sockets reset with `abort`.
+    """
+    sock = endpoint.get_extra_info("socket") if isinstance(endpoint, asyncio.Transport) else None
+    if sock is not None:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except (OSError, AttributeError):
+            pass  # The socket is closed already, or is not one that lingers.
+    endpoint.abort()
+
+
+def peer_address(endpoint: Endpoint) -> tuple[str, int]:
+    """The far address as (ip, port); ("", 0) when there is none, e.g. for a unix socket."""
+    name = endpoint.get_extra_info("peername")
+    if isinstance(name, tuple) and len(name) >= 2:
+        return str(name[0]), int(name[1])
+    return "", 0
+
+
+def local_address(endpoint: Endpoint) -> tuple[str, int]:
+    """Our address of the connection as (ip, port); ("", 0) when there is none."""
+    name = endpoint.get_extra_info("sockname")
+    if isinstance(name, tuple) and len(name) >= 2:
+        return str(name[0]), int(name[1])
+    return "", 0
+
+
+def format_address(address: tuple[str, int]) -> str:
+    """`ip:port`, with brackets around an IPv6 address."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,292 @@
+"""TLS over any endpoint, itself an endpoint.
+
+Our own `SSLObject` over memory BIOs instead of the loop's TLS: one implementation on every loop,
+bytes that were read before TLS was recognised can be replayed, reads go into one shared buffer, and
+everything written in one call becomes as few records as possible. Measured against uvloop's own TLS
+it costs the same per request and less per byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any
+
+from pyfrp.errors import HandshakeError
+from pyfrp.net.endpoint import Endpoint
+
+RECORD = 16 * 1024  # The most plaintext a TLS record holds (RFC 8446, 5.1).
+# One read buffer for all connections of a process: it is filled and emptied within one callback.
+_READ_SIZE = 256 * 1024
+_read_buffer = memoryview(bytearray(_READ_SIZE))
+
+
+class TlsEndpoint(asyncio.BufferedProtocol):
+    """A TLS connection on an endpoint: protocol towards it, transport towards its reader.
+
+    `handshaken` is a future that settles when the handshake is done, with HandshakeError when it
+    failed. Writes before that are an error of the caller.
+
+    A TLS connection cannot be half-closed by us: `can_write_eof` is False, as Go peers end both
+    directions when either ends.
+
+    Args:
+        link: A connected endpoint; this becomes its protocol.
+        context: Client or server context.
+        server_side: Which part to play.
+        server_name: SNI and the name to verify, client side.
+        early: Bytes already read from the link that belong to the handshake.
+    """
+
+    def __init__(
+        self,
+        link: Endpoint,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_name: str | None = None,
+        early: bytes = b"",
+    ) -> None:
+        self._link = link
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
+        )
+        self._protocol: asyncio.BaseProtocol = asyncio.Protocol()
+        self._paused = False
+        self._ended = False
+        self._closing = False
+        self._lost = False
+        self._ready = False
+        self.handshaken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # A failure that nobody awaits any more (the dialler gave up) is not worth a warning.
+        self.handshaken.add_done_callback(lambda done: done.cancelled() or done.exception())
+        link.set_protocol(self)
+        if early:
+            self._incoming.write(early)
+        if early or not server_side:
+            self._shake()
+
+    # -- Endpoint ------------------------------------------------------------------------------
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def write(self, data: bytes) -> None:
+        if self._closing:
+            return
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as exc:
+            self._fail(HandshakeError(f"TLS failed: {exc.reason or exc}"))
+            return
+        self._link.write(self._outgoing.read())
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def write_eof(self) -> None:
+        raise NotImplementedError("a TLS connection cannot be half-closed")
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def pause_reading(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._link.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._paused:
+            return
+        self._paused = False
+        self._deliver()
+        if not self._paused and not self._closing:
+            self._link.resume_reading()
+
+    def close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        try:
+            self._tls.unwrap()
+        except (ssl.SSLError, ValueError):
+            pass  # Wants the peer's close_notify, which nobody waits for; ours is queued.
+        rest = self._outgoing.read()
+        if rest:
+            self._link.write(rest)
+        self._link.close()
+
+    def abort(self) -> None:
+        self._closing = True
+        self._link.abort()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "ssl_object":
+            return self._tls
+        return self._link.get_extra_info(name, default)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._link.set_write_buffer_limits(high=high, low=low)
+
+    def get_write_buffer_size(self) -> int:
+        return self._link.get_write_buffer_size()
+
+    # -- Protocol of the link ------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._incoming.write(_read_buffer[:nbytes])
+        if self._ready:
+            self._deliver()
+        else:
+            self._shake()
+
+    def data_received(self, data: bytes) -> None:
+        """For links that deliver bytes instead of filling a buffer, such as mux streams."""
+        self._incoming.write(data)
+        if self._ready:
+            self._deliver()
+        else:
+            self._shake()
+
+    def eof_received(self) -> bool:
+        self._incoming.write_eof()
+        if not self._ready:
+            self._fail(HandshakeError("the peer closed the connection during the TLS handshake"))
+        else:
+            self._end()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._lost:
+            return
+        self._lost = self._closing = True
+        if not self.handshaken.done():
+            cause = f": {exc}" if exc else ""
+            self.handshaken.set_exception(
+                HandshakeError(f"the connection was lost during the TLS handshake{cause}")
+            )
+        if self._ready:
+            self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    # -- within --------------------------------------------------------------------------------
+
+    def _shake(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._send()
+            return
+        except ssl.SSLError as exc:
+            self._send()  # The alert that tells the peer why.
+            self._fail(HandshakeError(explain(exc)))
+            return
+        self._send()
+        self._ready = True
+        if not self.handshaken.done():
+            self.handshaken.set_result(None)
+        # The reader is set by whoever awaits `handshaken`; until then nothing may be delivered.
+        self.pause_reading()
+
+    def _send(self) -> None:
+        data = self._outgoing.read()
+        if data:
+            self._link.write(data)
+
+    def _deliver(self) -> None:
+        read = self._tls.read
+        incoming = self._incoming
+        protocol = self._protocol
+        try:
+            # `read` takes a whole record each time, so an empty BIO means there is nothing left.
+            while incoming.pending and not self._paused and not self._closing:
+                data = read(RECORD)
+                if not data:
+                    self._end()
+                    return
+                protocol.data_received(data)  # type: ignore[attr-defined]  # readers of bytes
+                protocol = self._protocol
+        except ssl.SSLWantReadError:
+            pass  # The rest of a record is on its way.
+        except ssl.SSLZeroReturnError:
+            self._end()
+            return
+        except ssl.SSLError as exc:
+            self._fail(HandshakeError(explain(exc)))
+            return
+        if self._outgoing.pending:
+            self._send()  # Answers to key updates.
+
+    def _end(self) -> None:
+        if self._ended or self._closing:
+            return
+        self._ended = True
+        keep = isinstance(self._protocol, asyncio.Protocol) and self._protocol.eof_received()
+        if not keep:
+            self.close()
+
+    def _fail(self, exc: HandshakeError) -> None:
+        if not self.handshaken.done():
+            self.handshaken.set_exception(exc)
+        self._closing = True
+        if self._link.get_write_buffer_size():
+            self._link.close()
+        else:
+            self._link.abort()
+
+
+def explain(exc: ssl.SSLError) -> str:
+    """What an operator can make of a TLS failure, in one sentence."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return (
+            f"the peer's certificate is not trusted: {exc.verify_message}; "
+            "check transport.tls.trustedCaFile and transport.tls.serverName"
+        )
+    reason = (exc.reason or str(exc)).replace("_", " ").lower()
+    if "wrong version number" in reason or "http request" in reason:
+        return "the peer does not speak TLS on this port"
+    if "certificate required" in reason or "peer did not return a certificate" in reason:
+        return (
+            "a client certificate is required; "
+            "set transport.tls.certFile and transport.tls.keyFile on the client"
+        )
+    return f"TLS handshake failed: {reason}"
+
+
+async def upgrade(
+    link: Endpoint,
+    context: ssl.SSLContext,
+    *,
+    server_side: bool,
+    server_name: str | None = None,
+    early: bytes = b"",
+) -> TlsEndpoint:
+    """Do the TLS handshake on `link` and return the TLS endpoint, paused.
+
+    The caller sets its protocol, then calls `resume_reading`. Runs under the caller's deadline; the
+    link is aborted when that, or anything else, ends it early.
+
+    Raises:
+        HandshakeError: with the reason in words.
+    """
+    tls = TlsEndpoint(
+        link, context, server_side=server_side, server_name=server_name, early=early
+    )
+    link.resume_reading()
+    try:
+        await tls.handshaken
+    except BaseException:
+        if not tls.is_closing():
+            link.abort()
+        raise
+    return tls
