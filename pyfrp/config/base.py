@@ -1,0 +1,145 @@
+"""What every configuration model is built on, and the description of its keys.
+
+The models say which keys exist, of which type, with which default; `pyfrp.config.decode` turns
+parsed text into them. Everybody else treats a configuration as a plain object with attributes.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_ACRONYMS = {"ip": "IP", "url": "URL", "http": "HTTP", "https": "HTTPS", "tls": "TLS", "id": "ID"}
+_ACRONYMS |= {"http2": "HTTP2"}
+
+
+def key_of(attribute: str) -> str:
+    """Spell an attribute as frp spells the key: `vhost_http_port` -> `vhostHTTPPort`."""
+    first, *rest = attribute.split("_")
+    return first + "".join(_ACRONYMS.get(word, word.capitalize()) for word in rest)
+
+
+class Model(BaseModel):
+    """Base of all configuration models.
+
+    Every field has a default. Attributes may be assigned after loading; nothing checks them then.
+    """
+
+    # defer_build: the loader checks types itself (its messages name file, line and nearest key)
+    # and constructs models directly, so a start never pays for building validators. They are
+    # built when somebody calls a model with keywords or `model_validate`.
+    model_config = ConfigDict(
+        alias_generator=key_of,
+        populate_by_name=True,
+        extra="forbid",
+        strict=True,
+        defer_build=True,
+    )
+
+    zero_is_meant: ClassVar[frozenset[str]] = frozenset()
+    """Keys whose 0 or "" is a value of its own; elsewhere frp takes it as "unset"."""
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when of one class with equal keys; warnings and the like do not count."""
+        if type(self) is not type(other):
+            return NotImplemented
+        return self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # a mutable value; pydantic does the same
+
+
+class Tagged(Model):
+    """Base of models that come in variants, told apart by the key `type`."""
+
+    type: str = ""
+    """Which variant; required in files."""
+
+    kind: ClassVar[str] = ""
+    """What the variants are called in messages, e.g. `proxy`."""
+
+    @classmethod
+    def variants(cls) -> dict[str, type[Tagged]]:
+        """Map each value of `type` to its model."""
+        return {}
+
+
+def secret(default: Any = "") -> Any:
+    """Declare a key whose value never appears in a repr."""
+    return Field(default=default, repr=False)
+
+
+def secret_map() -> Any:
+    """Declare a string map whose values never appear in a repr."""
+    return Field(default_factory=dict, repr=False)
+
+
+class Shape(Enum):
+    """The forms a value can have in a configuration file."""
+
+    INT = "int"
+    STR = "string"
+    BOOL = "bool"
+    STR_LIST = "list of strings"
+    STR_MAP = "table of strings"
+    BOOL_MAP = "table of bools"
+    MODEL = "table"
+    MODEL_LIST = "list of tables"
+
+
+_SHAPES: dict[Any, Shape] = {
+    int: Shape.INT,
+    str: Shape.STR,
+    bool: Shape.BOOL,
+    list[str]: Shape.STR_LIST,
+    dict[str, str]: Shape.STR_MAP,
+    dict[str, bool]: Shape.BOOL_MAP,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a model.
+
+    Args:
+        name: As frp spells it, e.g. `bindPort`.
+        attribute: As the model spells it, e.g. `bind_port`.
+        shape: What its value looks like.
+        model: For tables and lists of tables: the model of (one of) them.
+        optional: A table whose absence means something else than its defaults.
+    """
+
+    name: str
+    attribute: str
+    shape: Shape
+    model: type[Model] | None = None
+    optional: bool = False
+
+
+@functools.cache
+def keys_of(model: type[Model]) -> dict[str, Key]:
+    """List the keys of a model, by lower-cased name (frp matches keys without regard to case)."""
+    keys = {}
+    for attribute, info in model.model_fields.items():
+        key = _describe(attribute, info.annotation)
+        keys[key.name.lower()] = key
+    return keys
+
+
+def _describe(attribute: str, annotation: Any) -> Key:
+    name = key_of(attribute)
+    optional = False
+    if get_origin(annotation) in (types.UnionType, Union):
+        (annotation,) = [arg for arg in get_args(annotation) if arg is not type(None)]
+        optional = True
+    shape = _SHAPES.get(annotation)
+    if shape is not None:
+        return Key(name, attribute, shape, optional=optional)
+    if get_origin(annotation) is list:
+        (item,) = get_args(annotation)
+        return Key(name, attribute, Shape.MODEL_LIST, item)
+    return Key(name, attribute, Shape.MODEL, annotation, optional)
