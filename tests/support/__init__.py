@@ -1,0 +1,1 @@
+"""Helpers shared by the tests: programs, backends, relays and raw callers."""
