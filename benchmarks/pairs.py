@@ -1,0 +1,254 @@
+"""What is measured: the official pair, pyfrp's pair, two nginx hops, and no tunnel at all.
+
+A pair is two processes on loopback. Callers reach it at `port` and it forwards to the backend.
+The official pair and pyfrp's read the very same configuration files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from benchmarks import nginx
+from benchmarks.load import HOST, request
+from benchmarks.processes import ROOT, BenchError, Child, free_ports, wait_for_port
+
+READY_LIMIT_S = 20.0
+_POLL_S = 0.002
+
+_SERVER_TOML = """\
+bindAddr = "127.0.0.1"
+bindPort = {bind}
+proxyBindAddr = "127.0.0.1"
+vhostHTTPPort = {front}
+auth.token = "a-sample-token"
+log.level = "info"
+"""
+
+_CLIENT_TOML = """\
+serverAddr = "127.0.0.1"
+serverPort = {bind}
+auth.token = "a-sample-token"
+log.level = "info"
+
+[[proxies]]
+name = "llm-api"
+type = "http"
+localIP = "127.0.0.1"
+localPort = {backend}
+customDomains = ["{host}"]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A pair that answers."""
+
+    port: int
+    pids: list[int]
+    """Server, then client."""
+    ready_s: float
+    """From the start of the server's process to the first answer through both."""
+
+
+class Pair:
+    """How to start one pair."""
+
+    name: str
+    version: str
+
+    def prepare(self, folder: Path) -> None:
+        """Make what an installation would have made already; not part of the start-up time."""
+
+    def first(self, folder: Path, ports: Sequence[int], backend: int) -> Child:
+        raise NotImplementedError
+
+    def second(self, folder: Path, ports: Sequence[int], backend: int) -> Child:
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def running(self, folder: Path, backend: int) -> Iterator[Running]:
+        """Start both processes, wait for the first proxied answer, and end both afterwards.
+
+        The second process is started as soon as the first one listens, for every pair.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.prepare(folder)
+        ports = free_ports(2)
+        with contextlib.ExitStack() as stack:
+            began = time.perf_counter()
+            first = stack.enter_context(self.first(folder, ports, backend))
+            wait_for_port(ports[0], first, READY_LIMIT_S)
+            second = stack.enter_context(self.second(folder, ports, backend))
+            _wait_for_answer(ports[1], (first, second))
+            yield Running(ports[1], [first.pid, second.pid], time.perf_counter() - began)
+
+
+class FrpPair(Pair):
+    """Anything that takes frp's files: `argv` are the commands of server and client."""
+
+    def __init__(
+        self, name: str, version: str, argv: tuple[Sequence[str | Path], Sequence[str | Path]]
+    ) -> None:
+        self.name = name
+        self.version = version
+        self._argv = argv
+
+    def _start(self, side: int, file: Path, text: str, folder: Path) -> Child:
+        file.write_text(text)
+        # State that a program keeps between starts goes beside its files, not to the user's.
+        state = folder / "state"
+        state.mkdir(exist_ok=True)
+        env = {"XDG_STATE_HOME": str(state), "PYTHONPATH": str(ROOT)}
+        return Child(
+            [*self._argv[side], "-c", file], file.with_suffix(".log"), extra_env=env, cwd=folder
+        )
+
+    def first(self, folder: Path, ports: Sequence[int], backend: int) -> Child:
+        text = _SERVER_TOML.format(bind=ports[0], front=ports[1])
+        return self._start(0, folder / "frps.toml", text, folder)
+
+    def second(self, folder: Path, ports: Sequence[int], backend: int) -> Child:
+        text = _CLIENT_TOML.format(bind=ports[0], backend=backend, host=HOST)
+        return self._start(1, folder / "frpc.toml", text, folder)
+
+
+class NginxPair(Pair):
+    """Two plain hops, one process each, with TLS and kept connections between them."""
+
+    name = "nginx"
+
+    def __init__(self, binary: str) -> None:
+        self._binary = binary
+        self.version = nginx.version(binary)
+
+    def prepare(self, folder: Path) -> None:
+        nginx.make_certificate(folder)
+
+    def _start(self, conf: Path) -> Child:
+        argv: list[str | Path] = [
+            self._binary,
+            "-p",
+            conf.parent,
+            "-c",
+            conf,
+            "-e",
+            conf.with_suffix(".log"),
+        ]
+        return Child(argv, conf.with_suffix(".log"), cwd=conf.parent)
+
+    def first(self, folder: Path, ports: Sequence[int], backend: int) -> Child:
+        # Seen from the caller, the inner hop is the second; it listens for the front one, as
+        # frps listens for frpc, and is therefore started first.
+        return self._start(nginx.inner_conf(folder, listen=ports[0], backend=backend))
+
+    def second(self, folder: Path, ports: Sequence[int], backend: int) -> Child:
+        return self._start(nginx.front_conf(folder, listen=ports[1], inner=ports[0]))
+
+
+class DirectPair(Pair):
+    """No tunnel: what generator and backend cost on their own."""
+
+    name = "direct"
+    version = "no tunnel"
+
+    @contextlib.contextmanager
+    def running(self, folder: Path, backend: int) -> Iterator[Running]:
+        yield Running(backend, [], 0.0)
+
+
+def _wait_for_answer(port: int, children: Sequence[Child]) -> None:
+    """Ask until a request through the pair is answered with 200."""
+    end = time.monotonic() + READY_LIMIT_S
+    message = request("GET", "/get?down=128")
+    seen = "nothing"
+    while time.monotonic() < end:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=2.0) as sock:
+                sock.sendall(message)
+                data = sock.recv(4096)
+                seen = data[:32].decode("latin-1")
+                if data.startswith(b"HTTP/1.1 200"):
+                    return
+        except OSError as exc:
+            seen = str(exc)
+        for child in children:
+            child.check_alive()
+        time.sleep(_POLL_S)
+    logs = "; ".join(f"{child.name}: {child.tail()}" for child in children)
+    raise BenchError(f"no answer within {READY_LIMIT_S:.0f} s (last seen: {seen}); {logs}")
+
+
+def official() -> Pair:
+    """The official pair: `PYFRP_OFFICIAL_DIR`, else fetched into `.cache/official/`.
+
+    Raises:
+        BenchError: the binaries are not there and could not be fetched.
+    """
+    override = os.environ.get("PYFRP_OFFICIAL_DIR")
+    folder = Path(override) if override else ROOT / ".cache" / "official"
+    fetch = ROOT / "scripts" / "fetch_official.py"
+    if not override and not (folder / "frps").is_file() and fetch.is_file():
+        done = subprocess.run(
+            [sys.executable, str(fetch)], capture_output=True, text=True, cwd=ROOT, timeout=300
+        )
+        if done.returncode:
+            raise BenchError(f"scripts/fetch_official.py failed: {done.stderr.strip()[-300:]}")
+    frps, frpc = folder / "frps", folder / "frpc"
+    if not (frps.is_file() and frpc.is_file()):
+        raise BenchError(
+            f"no frps and frpc in {folder}: set PYFRP_OFFICIAL_DIR to a folder that holds them"
+        )
+    version = subprocess.run([str(frps), "-v"], capture_output=True, text=True, timeout=10)
+    return FrpPair("official", f"frp {version.stdout.strip()}", ([frps], [frpc]))
+
+
+def pyfrp() -> Pair:
+    """pyfrp from this repository, under the Python that runs the harness."""
+    command = [sys.executable, "-m", "pyfrp"]
+    done = subprocess.run(
+        [*command, "--version"], capture_output=True, text=True, cwd=ROOT, timeout=30
+    )
+    if done.returncode:
+        raise BenchError(f"python -m pyfrp does not run: {done.stderr.strip()[-300:]}")
+    return FrpPair("pyfrp", done.stdout.strip(), ([*command, "server"], [*command, "client"]))
+
+
+def nginx_hops() -> Pair:
+    """Two nginx hops.
+
+    Raises:
+        BenchError: nginx is not installed.
+    """
+    binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if binary is None:
+        raise BenchError("nginx is not installed (Debian: apt-get install nginx-light)")
+    return NginxPair(binary)
+
+
+PAIRS = {"official": official, "pyfrp": pyfrp, "nginx": nginx_hops, "direct": DirectPair}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what pyfrp runs on."""
+    import ssl  # Not needed for anything else here.
+
+    try:
+        uvloop = metadata.version("uvloop")
+    except metadata.PackageNotFoundError:
+        uvloop = "absent"
+    return {
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "uvloop": uvloop,
+        "OpenSSL": ssl.OPENSSL_VERSION,
+    }

@@ -1,0 +1,125 @@
+"""The table of what is measured, and the floors that pyfrp's pair has to reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure of a row.
+
+    `key` is its name in the generator's result. The floors, where they are set: `at_most` and
+    `at_least` are pyfrp's figure divided by the official pair's, `below_nginx` the one divided
+    by nginx's, `limit` is absolute, in the figure's own unit.
+    """
+
+    key: str
+    label: str
+    digits: int = 1
+    at_most: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    below_nginx: float | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One load; `kind` is a key of `load.LOADS`, or "start"."""
+
+    name: str
+    title: str
+    kind: str
+    metrics: tuple[Metric, ...]
+    connections: int = 1
+    up: int = 0
+    down: int = 128
+    every_ms: int = 50
+    repeats: int = 1
+    """Measurements in each round."""
+
+
+def _requests(
+    cpu_at_most: float | None = None,
+    rate_at_least: float | None = None,
+    cpu_below_nginx: float | None = None,
+) -> tuple[Metric, ...]:
+    return (
+        Metric("cpu_us", "CPU µs/request", 1, at_most=cpu_at_most, below_nginx=cpu_below_nginx),
+        Metric("rate", "requests/s", 0, at_least=rate_at_least),
+        Metric("p50_ms", "latency p50 ms", 2),
+        Metric("p99_ms", "latency p99 ms", 2),
+    )
+
+
+def _streams(cpu_at_most: float, cpu_below_nginx: float | None = None) -> tuple[Metric, ...]:
+    return (
+        Metric("cpu_ms", "CPU ms/1000 tokens", 1, at_most=cpu_at_most, below_nginx=cpu_below_nginx),
+        Metric("p50_ms", "delay per token p50 ms", 2, below=1.0),
+        Metric("p99_ms", "delay per token p99 ms", 2, below=1.0),
+    )
+
+
+_BULK = (
+    Metric("cpu_s_gb", "CPU s/GB", 2, at_most=0.60, below_nginx=1.0),
+    Metric("rate", "MB/s", 0, at_least=1.3),
+)
+
+ROWS = (
+    Row("get-1", "GET, 1 kept connection", "kept", _requests(cpu_at_most=0.45)),
+    Row("get-64", "GET, 64 kept connections", "kept", _requests(0.12, 5.0, 1.0), 64),
+    Row("new-16", "GET, new connection each, 16 at once", "new", _requests(0.30), 16),
+    Row(
+        "post-64",
+        "POST chat, 2 KB up, 1 KB down, 64 kept connections",
+        "kept",
+        _requests(cpu_below_nginx=1.0),
+        64,
+        up=2048,
+        down=1024,
+    ),
+    Row("sse-50", "SSE, 50 streams", "streams", _streams(0.55), 50),
+    Row("sse-200", "SSE, 200 streams", "streams", _streams(0.50, 1.0), 200),
+    Row("sse-1000", "SSE, 1000 streams", "streams", _streams(0.48, 1.0), 1000, every_ms=100),
+    Row("down", "bulk, one stream down", "down", _BULK),
+    Row("up", "bulk, one stream up", "up", _BULK),
+    Row(
+        "memory",
+        "memory, 2000 open streams",
+        "memory",
+        (
+            Metric("stream_rss_kb", "RSS KB/stream", 1, at_most=0.06),
+            Metric("stream_pss_kb", "PSS KB/stream", 1, at_most=0.06),
+            Metric("idle_rss_mib", "idle RSS MiB, both", 1, limit=60.0),
+            Metric("idle_pss_mib", "idle PSS MiB, both", 1, limit=60.0),
+        ),
+        2000,
+        every_ms=1000,
+    ),
+    Row(
+        "start",
+        "start of both to first answer",
+        "start",
+        (Metric("ready_ms", "ms", 0, at_most=1.0),),
+        repeats=3,
+    ),
+)
+
+
+def select_rows(patterns: list[str]) -> list[Row]:
+    """The rows that any of the shell patterns names, in the table's order; all without one.
+
+    Raises:
+        ValueError: a pattern names no row.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(row.name, pattern) for row in ROWS):
+            names = ", ".join(row.name for row in ROWS)
+            raise ValueError(f"no row is called {pattern!r}; there are: {names}")
+    return [
+        row
+        for row in ROWS
+        if not patterns or any(fnmatchcase(row.name, pattern) for pattern in patterns)
+    ]

@@ -1,0 +1,127 @@
+"""Runs rows: each round takes the pairs in turn, each measurement on freshly started processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from benchmarks.load import Spec
+from benchmarks.pairs import Pair, Running
+from benchmarks.processes import BenchError, Child, module
+from benchmarks.rows import Row
+
+_LOAD_MARGIN_S = 120.0
+"""What a load may take besides its warm-up and window: opening streams, noticing a stall."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long and how often to measure."""
+
+    rounds: int
+    warm_s: float
+    window_s: float
+
+
+DEFAULT_PACE = Pace(rounds=3, warm_s=1.0, window_s=4.0)
+QUICK_PACE = Pace(rounds=1, warm_s=0.5, window_s=1.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measurement: of a row, with a pair, in a round. `error` tells why it has no figures."""
+
+    row: str
+    pair: str
+    round: int
+    figures: dict[str, float]
+    error: str = ""
+
+
+class Runner:
+    """Owns the backend and the folder of one run."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._say = say
+        self._backend = module("benchmarks.backend", folder / "backend.log")
+        try:
+            self.backend_port = int(self._backend.first_line())
+        except ValueError:
+            self._backend.end()
+            raise BenchError(f"the backend did not start: {self._backend.tail()}") from None
+
+    def close(self) -> None:
+        self._backend.end()
+
+    def run(self, rows: list[Row], pairs: list[Pair], pace: Pace) -> list[Sample]:
+        """Measure each row, in each round, with each pair in turn."""
+        samples: list[Sample] = []
+        for row in rows:
+            for turn in range(1, pace.rounds + 1):
+                for _ in range(row.repeats):
+                    for pair in pairs:
+                        sample = self._measure(row, pair, turn, pace)
+                        samples.append(sample)
+                        self._say(_line(row, sample))
+        return samples
+
+    def _measure(self, row: Row, pair: Pair, turn: int, pace: Pace) -> Sample:
+        try:
+            with pair.running(self._folder / pair.name, self.backend_port) as running:
+                if row.kind == "start":
+                    return Sample(row.name, pair.name, turn, {"ready_ms": running.ready_s * 1e3})
+                result = self.load(row, running, pace)
+        except BenchError as exc:
+            return Sample(row.name, pair.name, turn, {}, str(exc))
+        return Sample(row.name, pair.name, turn, result)
+
+    def load(self, row: Row, running: Running, pace: Pace) -> dict[str, float]:
+        """Put one row's load on a running pair; returns the generator's figures."""
+        spec = Spec(
+            kind=row.kind,
+            port=running.port,
+            backend_pid=self._backend.pid,
+            pids=running.pids,
+            connections=row.connections,
+            up=row.up,
+            down=row.down,
+            every_ms=row.every_ms,
+            warm_s=pace.warm_s,
+            window_s=pace.window_s,
+        )
+        limit_s = pace.warm_s + pace.window_s + _LOAD_MARGIN_S
+        generator: Child
+        with module("benchmarks.load", self._folder / "load.log") as generator:
+            result = json.loads(generator.converse(json.dumps(asdict(spec)), limit_s))
+        if "error" in result:
+            raise BenchError(result["error"])
+        del result["spec"]
+        return dict(result)
+
+
+def _line(row: Row, sample: Sample) -> str:
+    if sample.error:
+        text = f"failed: {sample.error}"
+    else:
+        text = ", ".join(
+            f"{metric.label} {sample.figures[metric.key]:.{metric.digits}f}"
+            for metric in row.metrics
+        )
+    return f"{row.name:9} round {sample.round} {sample.pair:9} {text}"
+
+
+def medians(samples: list[Sample]) -> dict[tuple[str, str], dict[str, float]]:
+    """The median over all rounds of each figure, by (row, pair); failed samples are left out."""
+    grouped: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for sample in samples:
+        figures = grouped.setdefault((sample.row, sample.pair), {})
+        for key, value in sample.figures.items():
+            figures.setdefault(key, []).append(value)
+    return {
+        where: {key: median(values) for key, values in figures.items()}
+        for where, figures in grouped.items()
+    }
