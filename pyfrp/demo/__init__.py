@@ -1,0 +1,1 @@
+"""A sample OpenAI-compatible API for `pyfrp demo`, tests and first tries."""
