@@ -1,0 +1,356 @@
+"""What the HTTP/1 modules share: limits, the grammar of heads, and the values inside them.
+
+The grammar is stricter than RFC 9110 and RFC 9112 wherever two readers could disagree about a
+head: a proxy must not read one message where the next hop reads another. Nothing here knows
+requests from responses.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Mapping
+
+from pyfrp.errors import BadHead
+
+# A whole head with its blank line. Cookies and bearer tokens stay below 16 KiB in practice; the
+# rest is room for callers behind several proxies. It bounds what an unfinished head can hold.
+MAX_HEAD_BYTES = 65536
+# Browsers send about 20 fields, chains of proxies about 40. More fields only cost the next hop.
+MAX_HEADER_COUNT = 128
+# Request targets: four times what most servers take, and short enough that a head has room left.
+MAX_TARGET_BYTES = 32768
+# Registered methods have at most 17 letters (UPDATEREDIRECTREF).
+MAX_METHOD_BYTES = 32
+# RFC 1035 gives 253 visible characters; with brackets, port and a trailing dot this is plenty.
+MAX_HOST_BYTES = 272
+# 18 digits hold an exabyte and stay below 2**63, so no next hop can overflow.
+MAX_LENGTH_DIGITS = 18
+
+# Body lengths that are not a count of bytes.
+CHUNKED = -1
+UNTIL_CLOSE = -2
+
+TOKEN_CHAR = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
+# A field value with its surrounding white space: visible, space, tab and obs-text (RFC 9110 5.5).
+VALUE = rb"[\t -~\x80-\xff]*+"
+
+# Nothing that this finds may stand in a head, whole or unfinished: control bytes, a CR without
+# its LF (the LF may still be on its way), and an LF without its CR.
+_FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n")
+FIELD_LINE = re.compile(rb"([" + TOKEN_CHAR + rb"]++):(" + VALUE + rb")")
+_TOKEN = re.compile(rb"[" + TOKEN_CHAR + rb"]++")
+_HOST = re.compile(rb"(?:([A-Za-z0-9_~.-]+)|\[([0-9A-Fa-f:.]{2,45})\])(?::([0-9]{0,5}))?")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
+
+# Few hosts are asked for, over and over: a lookup replaces a third of a microsecond of checks.
+_MAX_KNOWN_HOSTS = 1024
+_known_hosts: dict[bytes, tuple[str, str]] = {}
+
+
+def any_case(name: str) -> bytes:
+    """Return a pattern for `name` in any case; `re.IGNORECASE` is slower than these classes."""
+    return b"".join(
+        b"[%c%c]" % (ord(c), ord(c.upper())) if c.isalpha() else re.escape(c.encode()) for c in name
+    )
+
+
+def any_of(names: tuple[str, ...]) -> bytes:
+    """Return a pattern for any of the lower-case field names, in any case."""
+    return b"(?:" + b"|".join(map(any_case, names)) + b")"
+
+
+def find_head_end(data: bytes, start: int = 0) -> int:
+    """Return the index just past the blank line that ends a head, or -1.
+
+    Args:
+        start: Where to look from. For a head that grows, pass the length that was searched
+            before less 3, so that a blank line cut in two is found.
+    """
+    at = data.find(b"\r\n\r\n", start)
+    return at + 4 if at >= 0 else -1
+
+
+def check_partial_head(data: bytes, start: int = 0) -> None:
+    """Refuse an unfinished head that can no longer become a good one.
+
+    So a caller that speaks something else, or sends without end, is answered at once and not
+    when its time is up.
+
+    Args:
+        data: What came of the head so far, without its end.
+        start: How much of it was checked before.
+
+    Raises:
+        BadHead: 431 or 414 for one that is too long, 400 for bytes that no head may hold.
+    """
+    if len(data) > MAX_HEAD_BYTES:
+        raise too_large(data)
+    check_octets(data, start)
+
+
+def too_large(data: bytes) -> BadHead:
+    """Return the refusal of a head over `MAX_HEAD_BYTES`: 414 if its first line alone is."""
+    if data.find(b"\r\n", 0, MAX_TARGET_BYTES) < 0:
+        return BadHead(f"the request target is longer than {MAX_TARGET_BYTES} bytes", 414)
+    return BadHead(f"the head is longer than {MAX_HEAD_BYTES} bytes", 431)
+
+
+def check_octets(data: bytes, start: int = 0) -> None:
+    """Raise `BadHead` for a byte that no head may hold; a CR as the last byte passes."""
+    bad = _FORBIDDEN.search(data, start)
+    if bad is None:
+        return
+    found = bad[0]
+    if found == b"\r":
+        raise BadHead("a CR without LF in the head")
+    if found == b"\n":
+        raise BadHead("an LF without CR in the head")
+    raise BadHead(f"the control byte 0x{found[0]:02x} in the head")
+
+
+def check_fields(data: bytes, start: int) -> None:
+    """Say what is wrong with the field lines of a head that the whole pattern refused.
+
+    Args:
+        data: A head with its blank line, free of what `check_octets` refuses.
+        start: Where the first field line starts.
+
+    Raises:
+        BadHead: for the first bad line; nothing if each line is good.
+    """
+    block = data[start:]
+    if not block.endswith(b"\r\n\r\n") and block != b"\r\n":
+        raise BadHead("the head does not end with an empty line")
+    for line in block[:-4].split(b"\r\n") if len(block) > 2 else ():
+        if FIELD_LINE.fullmatch(line):
+            continue
+        if not line:
+            raise BadHead("bytes after the end of the head")
+        if line[0] in b" \t":
+            raise BadHead("a folded header line")
+        name, colon, _ = line.partition(b":")
+        if not colon:
+            raise BadHead("a header line without a colon")
+        if not name:
+            raise BadHead("a header line without a name")
+        if name[-1] in b" \t":
+            raise BadHead("white space between a header name and its colon")
+        raise BadHead("a header name with a character that names may not have")
+
+
+def read_host(field: bytes) -> tuple[str, str]:
+    """Read a Host field, or the authority of a target.
+
+    Returns:
+        The authority as sent, and the key for routing: lower case, without port, brackets and
+        trailing dot.
+
+    Raises:
+        BadHead: for user names, paths, white space, a port beyond 65535, and anything else that
+            is not a host name, an IPv4 address or an IPv6 address in brackets (RFC 9110 7.2).
+    """
+    known = _known_hosts.get(field)
+    if known is not None:
+        return known
+    match = _HOST.fullmatch(field) if len(field) <= MAX_HOST_BYTES else None
+    if match is None:
+        raise BadHead("Host is empty" if not field else "Host is not a valid host name")
+    name, address, port = match.groups()
+    if port and int(port) > 65535:
+        raise BadHead("the port in Host is beyond 65535")
+    if address is not None:
+        if address.count(b":") < 2:
+            raise BadHead("Host is not a valid IPv6 address")
+        key = address.decode("ascii").lower()
+    else:
+        key = name.decode("ascii").lower().removesuffix(".")
+        if not key or key[0] == "." or ".." in key or key[-1] == ".":
+            raise BadHead("Host is not a valid host name")
+    if len(_known_hosts) >= _MAX_KNOWN_HOSTS:
+        _known_hosts.clear()  # Made-up hosts cost a refill, not memory.
+    known = _known_hosts[field] = (field.decode("ascii"), key)
+    return known
+
+
+def same_authority(one: bytes, other: bytes) -> bool:
+    """Tell whether two authorities name the same place; the port is 80 if none is given."""
+
+    def place(authority: bytes) -> tuple[str, int]:
+        digits = authority.rpartition(b":")[2]
+        port = int(digits) if b":" in authority and digits.isdigit() else 80
+        return read_host(authority)[1], port
+
+    # In `[::1]` the last colon belongs to the address; "1]" is not all digits, so it is no port.
+    return place(one) == place(other)
+
+
+def decode_path(path: bytes) -> str:
+    """Undo the percent-encoding of a path; what is not UTF-8 becomes U+FFFD.
+
+    Raises:
+        BadHead: for a percent sign without two hexadecimal digits, as Go's `net/url` does.
+    """
+
+    def octet(match: re.Match[bytes]) -> bytes:
+        if match[1] is None:
+            raise BadHead("a percent sign without two hexadecimal digits in the path")
+        return bytes((int(match[1], 16),))
+
+    return (_ESCAPE.sub(octet, path) if b"%" in path else path).decode("utf-8", "replace")
+
+
+def read_basic(field: bytes) -> tuple[str, str]:
+    """Return user and password of a Basic credential; two empty strings if there are none.
+
+    Other schemes and undecodable credentials are no error here: they are for the next hop to
+    judge, and a route that asks for a password refuses them (RFC 7617, UTF-8 only).
+    """
+    scheme, _, encoded = field.partition(b" ")
+    if scheme.lower() != b"basic":
+        return "", ""
+    try:
+        pair = binascii.a2b_base64(encoded.strip(b" "), strict_mode=True).decode("utf-8")
+    except ValueError:  # binascii.Error and UnicodeDecodeError alike
+        return "", ""
+    user, colon, password = pair.partition(":")
+    return (user, password) if colon else ("", "")
+
+
+def read_length(field: bytes) -> int:
+    """Return the value of a Content-Length field: decimal digits and nothing else.
+
+    Raises:
+        BadHead: for signs, lists, other digits than ASCII's, and more than 18 digits.
+    """
+    # bytes.isdigit knows ASCII digits only, and int() then finds nothing else to accept.
+    if not field.isdigit() or len(field) > MAX_LENGTH_DIGITS:
+        raise BadHead("Content-Length is not a plain number")
+    return int(field)
+
+
+def check_coding(field: bytes) -> None:
+    """Accept the one transfer coding that is known, "chunked" in any case.
+
+    Raises:
+        BadHead: 400 for values that frame nothing for certain, 501 for codings we don't know.
+    """
+    if field.lower() == b"chunked":
+        return
+    codings = [coding.strip(b" \t").lower() for coding in field.split(b",")]
+    names = [coding.partition(b";")[0].rstrip(b" \t") for coding in codings]
+    if not all(map(_TOKEN.fullmatch, names)):
+        raise BadHead("Transfer-Encoding is not a list of codings")
+    if b"chunked" in names[:-1]:
+        raise BadHead("Transfer-Encoding has chunked twice, or not as its last coding")
+    if names[-1] == b"chunked" and codings[-1] != b"chunked":
+        raise BadHead("Transfer-Encoding gives chunked a parameter")
+    raise BadHead("Transfer-Encoding has a coding other than chunked", 501)
+
+
+def list_tokens(field: bytes) -> list[bytes] | None:
+    """Split a list of tokens, in lower case; None if an element is no token (RFC 9110 5.6.1)."""
+    tokens = [part.strip(b" \t").lower() for part in field.split(b",")]
+    tokens = [token for token in tokens if token]
+    return tokens if all(map(_TOKEN.fullmatch, tokens)) else None
+
+
+# What one hop tells the next and no further (RFC 9110 7.6.1, and Go's `net/http/httputil`).
+# Trailer is not among them as long as the chunks and their trailers pass through unchanged.
+HOP_BY_HOP = (
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "upgrade",
+)
+# These frame the message or belong to this hop; a configured value would break what follows.
+# Go's `net/http` leaves Host, Content-Length, Transfer-Encoding and Trailer out as well.
+_NOT_SETTABLE = frozenset((*HOP_BY_HOP, "host", "content-length", "transfer-encoding", "trailer"))
+
+
+class HeadEdit:
+    """The configured changes to the heads of one route, made ready once.
+
+    Args:
+        host: The new Host (`hostHeaderRewrite`), or None to leave it; requests only.
+        set_headers: Fields to set, last of all, in place of what was sent
+            (`requestHeaders.set`, `responseHeaders.set`).
+
+    Attributes:
+        host: As given.
+        lines: The lines to add, each with its CRLF.
+        strip: Matches the lines that these replace, each with the CRLF before it; None without.
+        ignored: The names in `set_headers` that have no effect because they frame the message
+            or belong to the hop. frp ignores the framing ones silently; tell the operator.
+
+    Raises:
+        ValueError: for names that are no tokens, and values with CR, LF or other control bytes.
+    """
+
+    __slots__ = ("host", "ignored", "lines", "strip")
+
+    def __init__(self, host: bytes | None, set_headers: Mapping[str, str]) -> None:
+        if host is not None:
+            try:
+                read_host(host)
+            except BadHead as exc:
+                raise ValueError(f"not a host to rewrite to: {host!r}") from exc
+        self.host = host
+        names: list[str] = []
+        lines: list[bytes] = []
+        ignored: list[str] = []
+        for name, value in set_headers.items():
+            line = name.encode("utf-8") + b": " + value.encode("utf-8")
+            match = FIELD_LINE.fullmatch(line)
+            if match is None or len(match[1]) != len(name):
+                raise ValueError(f"not a header that can be set: {name!r}")
+            if name.lower() in _NOT_SETTABLE:
+                ignored.append(name)
+                continue
+            names.append(name.lower())
+            lines.append(line + b"\r\n")
+        self.lines = b"".join(lines)
+        self.strip = re.compile(rb"\r\n" + any_of(tuple(names)) + rb":[^\r]*+") if names else None
+        self.ignored = tuple(ignored)
+
+    def apply(self, head: bytes) -> bytes:
+        """Return a head, blank line included, with the configured fields in place."""
+        if self.strip is None:
+            return head
+        return self.strip.sub(b"", head[:-2]) + self.lines + b"\r\n"
+
+
+def splice(raw: bytes, cuts: tuple[int, ...]) -> bytes:
+    """Return a head without its blank line's CRLF and without the spans in `cuts`.
+
+    Args:
+        cuts: Start and end of each span, flat and ascending: `(start, end, start, end, ...)`.
+    """
+    if not cuts:
+        return raw[:-2]
+    if len(cuts) == 2:
+        return raw[: cuts[0]] + raw[cuts[1] : -2]
+    edges = (0, *cuts, len(raw) - 2)
+    return b"".join([raw[edges[i] : edges[i + 1]] for i in range(0, len(edges), 2)])
+
+
+def named_cuts(
+    raw: bytes, start: int, names: frozenset[bytes], cuts: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Add the lines of the fields in `names` to `cuts`; for what Connection names, which is rare.
+
+    Args:
+        start: Index of the CRLF that ends the first line.
+    """
+    spans = {(cuts[i], cuts[i + 1]) for i in range(0, len(cuts), 2)}
+    for match in _LINES.finditer(raw, start):
+        if match[1].lower() in names:
+            spans.add(match.span())
+    return tuple(edge for span in sorted(spans) for edge in span)
+
+
+_LINES = re.compile(rb"\r\n([^\r:]++):[^\r]*+")

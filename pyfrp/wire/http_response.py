@@ -1,0 +1,341 @@
+"""Response heads: parsing what the next hop sent, and the head that the caller gets.
+
+As with requests, one expression reads the common heads and a general reader the rest.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pyfrp.errors import BadHead
+from pyfrp.wire.http_grammar import (
+    CHUNKED,
+    HOP_BY_HOP,
+    MAX_HEAD_BYTES,
+    TOKEN_CHAR,
+    UNTIL_CLOSE,
+    VALUE,
+    HeadEdit,
+    any_case,
+    any_of,
+    check_coding,
+    check_fields,
+    check_octets,
+    check_partial_head,
+    find_head_end,
+    list_tokens,
+    named_cuts,
+    read_length,
+    splice,
+)
+
+_FIELDS = (*HOP_BY_HOP, "content-length", "date", "trailer", "transfer-encoding")
+_DROPPED = frozenset(name.encode() for name in HOP_BY_HOP)
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+# What Connection names without a field line of its own to remove, and what must not be removed
+# because the caller needs it to find the end of the body.
+_OPTIONS = frozenset(
+    (
+        b"close",
+        b"content-length",
+        b"keep-alive",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+
+_GENERIC = rb"[" + TOKEN_CHAR + rb"]++:" + VALUE
+_COMMON = re.compile(
+    rb"HTTP/1\.1 ([2-5][0-9][0-9]) [\t -~\x80-\xff]*+\r\n"
+    rb"(?:(?:"
+    # (?(n)(?!)) fails once group n has matched: a second such field is for the general reader.
+    + any_case("content-length")
+    + rb":(?(2)(?!)) ?([0-9]{1,18}+)|"
+    + any_case("transfer-encoding")
+    + rb":(?(3)(?!)) ?([Cc]hunked)|"
+    + any_case("connection")
+    + rb":(?(4)(?!)) ([Kk]eep-[Aa]live|[Cc]lose)|"
+    + any_case("date")
+    + rb":()"
+    + VALUE
+    + rb"|"
+    rb"(?!" + any_of(_FIELDS) + rb":)" + _GENERIC + rb")\r\n)*+\r\n"
+)
+_GENERAL = re.compile(
+    # The reason phrase may be missing together with its space: many small servers leave it out.
+    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*+)?\r\n"
+    rb"(?:" + _GENERIC + rb"\r\n)*+\r\n"
+)
+_READ = re.compile(rb"\r\n(" + any_of(_FIELDS) + rb"):([^\r]*+)")
+
+
+class ResponseHead:
+    """A response head that passed; made by `parse_response_head` and not changed after.
+
+    Attributes:
+        status: 100 to 999.
+        minor: 0 or 1, of HTTP/1.x.
+        length: Bytes of the body, `CHUNKED`, or `UNTIL_CLOSE`. 0 wherever none can follow: HEAD,
+            1xx, 204, 304. `UNTIL_CLOSE` after a 2xx to CONNECT: from there on it is a tunnel.
+        keep_alive: Whether the connection it came on can carry another request afterwards.
+        upgrade: The protocol of a 101, else b"".
+        raw: The head as received, with its blank line.
+    """
+
+    __slots__ = (
+        "_cuts",
+        "_extra",
+        "_has_date",
+        "keep_alive",
+        "length",
+        "minor",
+        "raw",
+        "status",
+        "upgrade",
+    )
+
+    # No __init__, as in RequestHead: both makers are in this module and set every attribute.
+    status: int
+    minor: int
+    length: int
+    keep_alive: bool
+    upgrade: bytes
+    raw: bytes
+    _cuts: tuple[int, ...]  # Spans of `raw` that stay here, as `splice` takes them.
+    _extra: bytes  # Lines that replace some of what was cut.
+    _has_date: bool
+
+    def __repr__(self) -> str:
+        return f"<ResponseHead {self.status} length={self.length}>"
+
+
+def parse_response_head(data: bytes, request_method: bytes) -> ResponseHead:
+    """Read a response head.
+
+    It is lenient only where servers in use need it: the reason phrase may be missing, several
+    equal Content-Length fields count as one, and a 204 may carry one (it is taken out).
+
+    Args:
+        data: Exactly one head with its blank line.
+        request_method: The method of the request that it answers.
+
+    Raises:
+        BadHead: always with status 502; the caller of the proxy is not to blame.
+    """
+    common = _COMMON.fullmatch(data)
+    if common is None:
+        return _parse_general(data, request_method)
+    return _from_common(common, data, request_method)
+
+
+def next_response_head(data: bytes, request_method: bytes, start: int = 0) -> ResponseHead | None:
+    """Read the head at the start of what a server sent; see `next_request_head`.
+
+    Returns:
+        The head, `len(head.raw)` bytes long, or None if it is not complete yet.
+
+    Raises:
+        BadHead: as `parse_response_head`, also for an unfinished head that cannot become good.
+    """
+    if not start:
+        common = _COMMON.match(data)
+        if common is not None:
+            end = common.end()
+            raw = data if end == len(data) else data[:end]
+            return _from_common(common, raw, request_method)
+    end = find_head_end(data, start - 3 if start > 3 else 0)
+    if end < 0:
+        try:
+            check_partial_head(data, start)
+        except BadHead as exc:
+            raise BadHead(str(exc), 502) from None
+        return None
+    return parse_response_head(data[:end], request_method)
+
+
+def _from_common(match: re.Match[bytes], raw: bytes, request_method: bytes) -> ResponseHead:
+    """Make a head from a match of `_COMMON`; whatever is odd goes to the general reader."""
+    status_digits, length, coding, connection, date = match.groups()
+    status = int(status_digits)
+    if (
+        (coding is not None and length is not None)
+        or status == 204
+        or request_method == b"CONNECT"
+        or len(raw) > MAX_HEAD_BYTES
+    ):
+        return _parse_general(raw, request_method)
+    head = ResponseHead()
+    head.status = status
+    head.minor = 1
+    keep_alive = connection is None or len(connection) != 5  # "close"
+    if request_method == b"HEAD" or status == 304:
+        head.length = 0
+    elif length is not None:
+        head.length = int(length)
+    elif coding is not None:
+        head.length = CHUNKED
+    else:
+        head.length = UNTIL_CLOSE
+        keep_alive = False
+    head.keep_alive = keep_alive
+    if connection is None:
+        head._cuts = ()
+    else:
+        start, end = match.span(4)
+        head._cuts = (start - 12, end + 2)  # From "Connection: " to its CRLF.
+    head._has_date = date is not None
+    head.upgrade = head._extra = b""
+    head.raw = raw
+    return head
+
+
+def _parse_general(data: bytes, request_method: bytes) -> ResponseHead:
+    """Read any head; the reference for what is legal."""
+    try:
+        return _read_any(data, request_method)
+    except BadHead as exc:
+        # The shared rules answer as for requests; a bad response is always a bad gateway.
+        raise BadHead(f"the response is malformed: {exc}", 502) from None
+
+
+def _read_any(data: bytes, request_method: bytes) -> ResponseHead:
+    if len(data) > MAX_HEAD_BYTES:
+        raise BadHead(f"the head is longer than {MAX_HEAD_BYTES} bytes")
+    match = _GENERAL.fullmatch(data)
+    if match is None:
+        check_octets(data)
+        line_end = data.find(b"\r\n") + 2
+        if _GENERAL.fullmatch(data[:line_end] + b"\r\n") is None:
+            raise BadHead("its first line is not: HTTP/1.1, a status of three digits, a reason")
+        check_fields(data, line_end)
+        raise BadHead("it is not a head")  # Each line is good, so this is not reached.
+    minor, status = int(match[1]), int(match[2])
+    # The end of the first line; found by search, because the reason may be missing.
+    line_end = data.find(b"\r\n", 12)
+
+    fields: dict[bytes, bytes] = {}
+    cuts: list[int] = []
+    extra = b""
+    for line in _READ.finditer(data, line_end):
+        name = line[1].lower()
+        value = line[2].strip(b" \t")
+        odd = name in _FRAMING and line[2] not in (value, b" " + value)
+        repeated = name in fields
+        if not repeated:
+            fields[name] = value
+        elif name == b"transfer-encoding":
+            raise BadHead("Transfer-Encoding is given twice")
+        elif name == b"content-length":
+            if fields[name] != value:
+                raise BadHead("two different Content-Length fields")
+        else:
+            fields[name] += b", " + value
+        if name in _DROPPED or odd or (repeated and name in _FRAMING):
+            cuts += line.span()
+            if odd and not repeated:
+                extra += line[1] + b": " + value + b"\r\n"
+
+    options = list_tokens(fields.get(b"connection", b"")) or []
+    keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
+    coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+    if coding is not None:
+        if length is not None:
+            raise BadHead("both Content-Length and Transfer-Encoding")
+        if minor == 0:
+            raise BadHead("Transfer-Encoding in an HTTP/1.0 response")
+        check_coding(coding)
+        framed = CHUNKED
+    else:
+        framed = read_length(length) if length is not None else UNTIL_CLOSE
+
+    head = ResponseHead()
+    head.upgrade = b""
+    unframed = False  # Whether length fields mean nothing here and must not reach the caller.
+    if status == 101:
+        head.upgrade = fields.get(b"upgrade", b"")
+        if b"upgrade" not in options or not head.upgrade:
+            raise BadHead("101 without the protocol that it switches to")
+        extra += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
+    if request_method == b"CONNECT" and 200 <= status < 300:
+        framed, unframed = UNTIL_CLOSE, True
+    elif status < 200 or status == 204:
+        framed, unframed = 0, True
+    elif request_method == b"HEAD" or status == 304:
+        framed = 0
+    head.length = framed
+    head.keep_alive = keep_alive and framed != UNTIL_CLOSE and status != 101
+
+    spans = tuple(cuts)
+    gone = set(options) - _OPTIONS
+    if unframed:
+        gone |= _FRAMING
+        gone.add(b"trailer")
+        extra = b"" if status != 101 else extra
+    elif coding is None:
+        gone.add(b"trailer")
+    if gone:
+        spans = named_cuts(data, line_end, frozenset(gone), spans)
+    head.status = status
+    head.minor = minor
+    head.raw = data
+    head._cuts = spans
+    head._extra = extra
+    head._has_date = b"date" in fields
+    return head
+
+
+_TRANSFER_LINE = re.compile(
+    rb"\r\n(?:" + any_case("transfer-encoding") + rb"|" + any_case("trailer") + rb"):[^\r]*+"
+)
+
+
+def rewrite_response_head(
+    head: ResponseHead,
+    edit: HeadEdit | None,
+    *,
+    keep_alive: bool,
+    caller_minor: int,
+    dechunk: bool = False,
+    enchunk: bool = False,
+    date: bytes = b"",
+) -> bytes:
+    """Return the head for the caller, with its blank line.
+
+    Interim responses (1xx but 101) pass as they are; they are not for HTTP/1.0 callers at all. A
+    101 keeps Connection and Upgrade. All others lose what concerns only the server's hop and say
+    what becomes of the caller's connection.
+
+    Args:
+        head: What `parse_response_head` gave.
+        edit: The route's `responseHeaders.set`; its host is not used.
+        keep_alive: Whether the caller's connection stays open.
+        caller_minor: The caller's HTTP/1.x: 1.0 has to be told that a connection is kept.
+        dechunk: Leave Transfer-Encoding and Trailer out, for callers of HTTP/1.0.
+        enchunk: Add Transfer-Encoding, for a body that the server ends by closing.
+        date: Added as Date if the server sent none (RFC 9110 6.6.1); b"" adds nothing.
+    """
+    status = head.status
+    if status < 200 and status != 101:
+        return head.raw
+    tail = head._extra
+    if status != 101:
+        if not keep_alive:
+            tail += b"Connection: close\r\n"
+        elif caller_minor == 0:
+            tail += b"Connection: keep-alive\r\n"
+        if enchunk:
+            tail += b"Transfer-Encoding: chunked\r\n"
+    if date and not head._has_date:
+        tail += b"Date: %b\r\n" % date
+    cuts = head._cuts
+    if not tail and not cuts and head.minor == 1:
+        out = head.raw
+    else:
+        out = b"%b%b\r\n" % (splice(head.raw, cuts), tail)
+        if head.minor == 0:
+            out = b"HTTP/1.1" + out[8:]
+    if dechunk:
+        out = _TRANSFER_LINE.sub(b"", out[:-2]) + b"\r\n"
+    return edit.apply(out) if edit is not None else out
