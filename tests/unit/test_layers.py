@@ -119,7 +119,8 @@ def test_imports_point_down(path: Path):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_module_holds_one_idea(path: Path):
-    assert len(path.read_text("utf-8").splitlines()) <= LINES_LIMIT
+    lines = path.read_bytes().count(b"\n")
+    assert lines <= LINES_LIMIT, "it probably holds two"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
