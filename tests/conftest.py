@@ -156,9 +156,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 
 
 @pytest.fixture(autouse=True)
-def _recent_programs() -> Iterator[None]:
+def _recent_programs() -> None:
     processes.forget_programs()
-    yield
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 HOST = "127.0.0.1"
@@ -125,7 +126,7 @@ class Caller:
                 one), nothing waits for its end.
         """
         cuts = [0, *sorted(splits), len(data)]
-        for index, (start, end) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        for index, (start, end) in enumerate(itertools.pairwise(cuts)):
             if index:
                 await asyncio.sleep(pause_s)
             self.writer.write(data[start:end])
@@ -354,11 +355,3 @@ async def fetch(port: int, path: str = "/hello", host: str = "llm.test", **more:
     """One request on a connection of its own."""
     async with calling(port) as caller:
         return await caller.get(path, host, **more)
-
-
-@dataclass
-class Observed:
-    """Events of a stream as a caller saw them."""
-
-    numbers: list[int] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
