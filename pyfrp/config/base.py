@@ -6,13 +6,14 @@ parsed text into them. Everybody else treats a configuration as a plain object w
 
 from __future__ import annotations
 
-import functools
 import types
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from pyfrp.config.problems import Origin
 
 _ACRONYMS = {"ip": "IP", "url": "URL", "http": "HTTP", "https": "HTTPS", "tls": "TLS", "id": "ID"}
 _ACRONYMS |= {"http2": "HTTP2"}
@@ -50,7 +51,26 @@ class Model(BaseModel):
             return NotImplemented
         return self.__dict__ == other.__dict__
 
-    __hash__ = None  # type: ignore[assignment]  # a mutable value; pydantic does the same
+
+class RootModel(Model):
+    """Base of the two models that stand for a whole file."""
+
+    _warnings: list[str] = PrivateAttr(default_factory=list)
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the operator should know although nothing is wrong; one sentence each."""
+        return self._warnings
+
+    @property
+    def origin(self) -> Origin:
+        """Where the configuration was written; nowhere for one that was made by keywords."""
+        return self._origin
+
+    @origin.setter
+    def origin(self, origin: Origin) -> None:
+        self._origin = origin
 
 
 class Tagged(Model):
@@ -63,9 +83,13 @@ class Tagged(Model):
     """What the variants are called in messages, e.g. `proxy`."""
 
     @classmethod
-    def variants(cls) -> dict[str, type[Tagged]]:
+    def variants(cls) -> Variants:
         """Map each value of `type` to its model."""
         return {}
+
+
+Variants = dict[str, type[Tagged]]
+"""Models by the value of their key `type`."""
 
 
 def secret(default: Any = "") -> Any:
@@ -120,13 +144,15 @@ class Key:
     optional: bool = False
 
 
-@functools.cache
+_KEYS: dict[type[Model], dict[str, Key]] = {}
+
+
 def keys_of(model: type[Model]) -> dict[str, Key]:
     """List the keys of a model, by lower-cased name (frp matches keys without regard to case)."""
-    keys = {}
-    for attribute, info in model.model_fields.items():
-        key = _describe(attribute, info.annotation)
-        keys[key.name.lower()] = key
+    keys = _KEYS.get(model)
+    if keys is None:
+        described = [_describe(name, info.annotation) for name, info in model.model_fields.items()]
+        keys = _KEYS[model] = {key.name.lower(): key for key in described}
     return keys
 
 

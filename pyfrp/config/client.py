@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
-from pyfrp.config.base import Model, secret, secret_map
+from pyfrp.config.base import Model, RootModel, secret, secret_map
 from pyfrp.config.common import (
     AuthConfig,
     LogConfig,
@@ -132,7 +132,7 @@ class StoreConfig(Model):
     """JSON file, relative to the directory of the configuration file; empty: none."""
 
 
-class ClientConfig(Model):
+class ClientConfig(RootModel):
     """The client's file."""
 
     zero_is_meant: ClassVar[frozenset[str]] = frozenset({"shutdownTimeout"})
@@ -204,10 +204,3 @@ class ClientConfig(Model):
     """Seconds that open exchanges may take to finish at SIGTERM; 0: none (pyfrp's own key).
 
     Default 30."""
-
-    _warnings: list[str] = PrivateAttr(default_factory=list)
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the operator should know although nothing is wrong; one sentence each."""
-        return self._warnings

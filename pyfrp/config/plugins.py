@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pyfrp.config.base import Tagged, secret
+from pyfrp.config.base import Variants, secret
 from pyfrp.config.common import HeaderOperations
 from pyfrp.config.proxies import ClientPluginOptions
 
@@ -141,7 +141,7 @@ class VirtualNetPlugin(ClientPluginOptions):
     type: str = "virtual_net"
 
 
-CLIENT_PLUGINS: dict[str, type[Tagged]] = {
+CLIENT_PLUGINS: Variants = {
     "http_proxy": HTTPProxyPlugin,
     "socks5": Socks5Plugin,
     "static_file": StaticFilePlugin,

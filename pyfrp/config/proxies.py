@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from pyfrp.config.base import Model, Tagged, secret, secret_map
+from pyfrp.config.base import Model, Tagged, Variants, secret, secret_map
 from pyfrp.config.common import HeaderOperations, HTTPHeader
 
 
@@ -19,7 +19,7 @@ class ClientPluginOptions(Tagged):
     kind: ClassVar[str] = "plugin"
 
     @classmethod
-    def variants(cls) -> dict[str, type[Tagged]]:
+    def variants(cls) -> Variants:
         """Map each plugin type to its model."""
         from pyfrp.config.plugins import CLIENT_PLUGINS  # few files use plugins: not at start-up
 
@@ -90,7 +90,7 @@ class ProxyBase(Tagged):
     kind: ClassVar[str] = "proxy"
 
     @classmethod
-    def variants(cls) -> dict[str, type[Tagged]]:
+    def variants(cls) -> Variants:
         """Map each proxy type to its model."""
         return PROXY_TYPES
 
@@ -230,7 +230,7 @@ class XTCPProxyConfig(SecretProxy):
     """How the connection is found."""
 
 
-PROXY_TYPES: dict[str, type[Tagged]] = {
+PROXY_TYPES: Variants = {
     "tcp": TCPProxyConfig,
     "udp": UDPProxyConfig,
     "http": HTTPProxyConfig,

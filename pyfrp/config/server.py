@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
-from pyfrp.config.base import Model
+from pyfrp.config.base import Model, RootModel
 from pyfrp.config.common import (
     AuthConfig,
     LogConfig,
@@ -139,7 +139,7 @@ class HTTPPluginOptions(Model):
     """Verify the certificate of an https plugin. Default false."""
 
 
-class ServerConfig(Model):
+class ServerConfig(RootModel):
     """The server's file."""
 
     zero_is_meant: ClassVar[frozenset[str]] = frozenset({"shutdownTimeout"})
@@ -233,10 +233,3 @@ class ServerConfig(Model):
     """Seconds that open exchanges may take to finish at SIGTERM; 0: none (pyfrp's own key).
 
     Default 30."""
-
-    _warnings: list[str] = PrivateAttr(default_factory=list)
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the operator should know although nothing is wrong; one sentence each."""
-        return self._warnings

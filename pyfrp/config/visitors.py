@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from pyfrp.config.base import Model, Tagged, secret
+from pyfrp.config.base import Model, Tagged, Variants, secret
 from pyfrp.config.proxies import NatTraversal
 
 
@@ -19,7 +19,7 @@ class VisitorPluginOptions(Tagged):
     kind: ClassVar[str] = "visitor plugin"
 
     @classmethod
-    def variants(cls) -> dict[str, type[Tagged]]:
+    def variants(cls) -> Variants:
         """Map each visitor plugin type to its model."""
         return VISITOR_PLUGINS
 
@@ -48,7 +48,7 @@ class VisitorBase(Tagged):
     kind: ClassVar[str] = "visitor"
 
     @classmethod
-    def variants(cls) -> dict[str, type[Tagged]]:
+    def variants(cls) -> Variants:
         """Map each visitor type to its model."""
         return VISITOR_TYPES
 
@@ -118,9 +118,9 @@ class XTCPVisitorConfig(VisitorBase):
     """How the connection is found."""
 
 
-VISITOR_TYPES: dict[str, type[Tagged]] = {
+VISITOR_TYPES: Variants = {
     "stcp": STCPVisitorConfig,
     "sudp": SUDPVisitorConfig,
     "xtcp": XTCPVisitorConfig,
 }
-VISITOR_PLUGINS: dict[str, type[Tagged]] = {"virtual_net": VirtualNetVisitorPlugin}
+VISITOR_PLUGINS: Variants = {"virtual_net": VirtualNetVisitorPlugin}

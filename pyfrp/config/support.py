@@ -1,0 +1,137 @@
+"""What the files may say and this release does not do.
+
+Such a configuration is refused at start rather than run without the feature: an operator who
+turned on a limit or a check relies on it. The two tables shrink as releases grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pyfrp.config.base import keys_of
+from pyfrp.config.problems import Problem, config_error
+
+if TYPE_CHECKING:  # each program loads only the models of its own role
+    from pyfrp.config.client import ClientConfig
+    from pyfrp.config.server import ServerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """One key that asks for something that does not exist yet.
+
+    Args:
+        key: As in the file.
+        instead: What to use, as a clause.
+        asks: Tells by the value whether the feature is asked for; values that do nothing (a
+            tuning of something that is off) pass.
+        shows: Whether the value belongs into the message.
+    """
+
+    key: str
+    instead: str
+    asks: Callable[[Any], bool] = bool
+    shows: bool = False
+
+
+def _other_than(*values: str) -> Callable[[Any], bool]:
+    return lambda value: value not in values
+
+
+_TOKEN_FILE = 'write the token into a file and use auth.tokenSource.type = "file"'
+
+_COMMON = (
+    _Missing("auth.method", 'use "token"', _other_than("token"), shows=True),
+    _Missing("auth.tokenSource.type", _TOKEN_FILE, lambda value: value == "exec", shows=True),
+    _Missing("webServer.port", "remove it; logs tell what the dashboard would", lambda v: v > 0),
+)
+
+_SERVER = (
+    *_COMMON,
+    _Missing("kcpBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
+    _Missing("quicBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
+    _Missing("vhostHTTPSPort", "remove it; a proxy of type tcp carries HTTPS untouched"),
+    _Missing("tcpmuxHTTPConnectPort", "remove it and give each service a proxy of type tcp"),
+    _Missing("sshTunnelGateway.bindPort", "remove it and run `pyfrp client`", lambda v: v > 0),
+    _Missing("enablePrometheus", "remove it"),
+    _Missing("httpPlugins", "remove them; auth.token and allowPorts limit what clients may do"),
+)
+
+_CLIENT = (
+    *_COMMON,
+    _Missing("clientID", "remove it; `user` tells clients apart"),
+    _Missing("transport.protocol", 'use "tcp"', _other_than("tcp"), shows=True),
+    _Missing("transport.wireProtocol", 'use "v1"', _other_than("v1"), shows=True),
+    _Missing("transport.proxyURL", "remove it and connect directly"),
+    _Missing("dnsServer", "remove it; the system's resolver is used"),
+    _Missing("virtualNet.address", "remove it"),
+    _Missing("store.path", "remove it and keep the proxies in this file, or use includes"),
+)
+
+_PROXY = (
+    _Missing("type", "use http or tcp", _other_than("http", "tcp"), shows=True),
+    _Missing("plugin", "use localIP and localPort"),
+    _Missing("healthCheck.type", "remove it; a dead service is answered with 502 by itself"),
+    _Missing("loadBalancer.group", "remove it; give each service its own domain or port"),
+    _Missing("transport.bandwidthLimit", "remove it", shows=True),
+    _Missing("transport.proxyProtocolVersion", "remove it; http proxies send X-Forwarded-For"),
+)
+
+
+def check_supported(cfg: ServerConfig | ClientConfig) -> None:
+    """Refuse a configuration that asks for what this release does not do.
+
+    Raises:
+        ConfigError: one line for each such key, with what to use instead.
+    """
+    problems = unsupported(cfg)
+    if problems:
+        raise config_error(problems)
+
+
+def unsupported(cfg: ServerConfig | ClientConfig) -> list[Problem]:
+    """List the keys of a loaded configuration that this release cannot honour."""
+    from pyfrp.config.server import ServerConfig  # a server has it loaded, a client pays here
+
+    origin = cfg.origin
+    if isinstance(cfg, ServerConfig):
+        return [problem.within(origin.source) for problem in _look(cfg, _SERVER)]
+    problems = [problem.within(origin.source) for problem in _look(cfg, _CLIENT)]
+    for name, on in cfg.feature_gates.items():
+        place = ("featureGates", name)
+        if name != "VirtualNet":
+            text = f"unrecognized feature gate: {name[:60]}"
+            problems.append(Problem(text, place, source=origin.source))
+        elif on:
+            problems.append(_problem("featureGates.VirtualNet", "remove it").within(origin.source))
+    for index, proxy in enumerate(cfg.proxies):
+        source, table = origin.spot("proxies", index)
+        prefix = f"proxy {proxy.name}: "
+        problems += [problem.within(source, table, prefix) for problem in _look(proxy, _PROXY)]
+    for index, visitor in enumerate(cfg.visitors):
+        source, table = origin.spot("visitors", index)
+        problem = Problem(_sentence("visitors", "use a proxy of type tcp on the other client"))
+        problems.append(problem.within(source, table, f"visitor {visitor.name}: "))
+    return problems
+
+
+def _look(cfg: Any, table: tuple[_Missing, ...]) -> Iterator[Problem]:
+    for missing in table:
+        value = cfg
+        for part in missing.key.split("."):
+            key = None if value is None else keys_of(type(value)).get(part.lower())
+            value = None if key is None else getattr(value, key.attribute)
+        if value is not None and missing.asks(value):
+            shown = f' = "{value}"' if missing.shows else ""
+            yield _problem(missing.key, missing.instead, shown)
+
+
+def _problem(key: str, instead: str, shown: str = "") -> Problem:
+    return Problem(_sentence(key + shown, instead), tuple(key.split(".")))
+
+
+def _sentence(what: str, instead: str) -> str:
+    verb = "are" if what in ("visitors", "httpPlugins") else "is"
+    return f"{what} {verb} not available in this release of pyfrp: {instead}"
