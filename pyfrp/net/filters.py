@@ -17,12 +17,19 @@ class FilterEndpoint(asyncio.Protocol):
 
     `inward` may return `b""` while it collects. When it raises RemoteWireError the connection is
     aborted: what follows cannot be understood.
+
+    Args:
+        link: A paused endpoint; this becomes its protocol.
+        early: Bytes already read from `link`; they are delivered when reading is resumed.
     """
 
-    __slots__ = ("_inward", "_link", "_outward", "_protocol")
+    __slots__ = ("_early", "_inward", "_link", "_outward", "_protocol")
 
-    def __init__(self, link: Endpoint, *, outward: Transform, inward: Transform) -> None:
+    def __init__(
+        self, link: Endpoint, *, outward: Transform, inward: Transform, early: bytes = b""
+    ) -> None:
         self._link = link
+        self._early = early
         self._outward = outward
         self._inward = inward
         self._protocol: asyncio.Protocol = asyncio.Protocol()
@@ -54,6 +61,9 @@ class FilterEndpoint(asyncio.Protocol):
         self._link.pause_reading()
 
     def resume_reading(self) -> None:
+        if self._early:
+            early, self._early = self._early, b""
+            self.data_received(early)
         self._link.resume_reading()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:

@@ -285,7 +285,7 @@ class Session(Generic[S]):
         self._budget = budget
         self._grown = 0
         self._keepalive = keepalive
-        self._heard = now
+        self.heard = now
         self._ping_sent: float | None = None
         self._ping_id = 0
         self._lingering: dict[int, float] = {}
@@ -295,7 +295,7 @@ class Session(Generic[S]):
         self._body_stream: S | None = None
         self._body_ends = False
         # Output: control frames go first, then the streams in turn.
-        self._frames: list[bytes] = []
+        self._frames: list[bytes | memoryview] = []
         self._ready: deque[Stream] = deque()
         self._unacked = 0
         self._waiting: deque[Stream] = deque()
@@ -333,7 +333,7 @@ class Session(Generic[S]):
             MuxError: when the peer breaks a rule. The go-away frame is already queued: send the
                 output, then drop the link.
         """
-        self._heard = now
+        self.heard = now
         try:
             self._feed(data)
         except MuxError as exc:
@@ -545,11 +545,9 @@ class Session(Generic[S]):
                 room -= self._take_from(ready.popleft(), out)
             if ready:
                 self._wake_output()
-        if len(out) == 1:
-            return out[0]
         return b"".join(out)
 
-    def _take_from(self, stream: Stream, out: list[bytes]) -> int:
+    def _take_from(self, stream: Stream, out: list[bytes | memoryview]) -> int:
         """Move one stream's turn into `out`; returns the number of payload bytes."""
         stream._queued = False
         if stream._syn_due:
@@ -572,11 +570,11 @@ class Session(Generic[S]):
                 stream._send_window -= size
                 out.append(HEADER.pack(DATA, stream.id, size))
                 if size == left:
-                    out.append(memoryview(data)[pos:] if pos else data)  # type: ignore[arg-type]  # join takes views
+                    out.append(memoryview(data)[pos:] if pos else data)
                     stream._out = b""
                     stream._out_pos = 0
                 else:
-                    out.append(memoryview(data)[pos : pos + size])  # type: ignore[arg-type]  # join takes views
+                    out.append(memoryview(data)[pos : pos + size])
                     stream._out_pos = pos + size
                     if stream._send_window:
                         stream._queued = True
@@ -613,7 +611,7 @@ class Session(Generic[S]):
         if self._ping_sent is not None:
             times.append(self._ping_sent + PING_TIMEOUT)
         elif self._keepalive > 0:
-            times.append(self._heard + self._keepalive)
+            times.append(self.heard + self._keepalive)
         return min(times, default=None)
 
     def wake(self, now: float) -> None:
@@ -633,11 +631,11 @@ class Session(Generic[S]):
             if stream is not None:
                 stream.reset()
         if self._ping_sent is not None:
-            if self._heard >= self._ping_sent:
+            if self.heard >= self._ping_sent:
                 self._ping_sent = None
             elif now >= self._ping_sent + PING_TIMEOUT:
-                raise MuxError(f"no sign of life for {now - self._heard:.0f} s")
-        elif 0 < self._keepalive <= now - self._heard:
+                raise MuxError(f"no sign of life for {now - self.heard:.0f} s")
+        elif 0 < self._keepalive <= now - self.heard:
             self._control(PING | SYN, 0, self._ping_id)
             self._ping_id = (self._ping_id + 1) & 0xFFFFFFFF
             self._ping_sent = now

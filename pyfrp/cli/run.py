@@ -1,0 +1,132 @@
+"""Run a server or a client until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+from pyfrp import log as logging
+from pyfrp.errors import ConfigError
+from pyfrp.net.runner import Notifier, Signals, run
+
+if TYPE_CHECKING:
+    from pyfrp.config import ClientConfig, ServerConfig
+    from pyfrp.config.common import LogConfig
+
+STOPPED = 0
+FAILED = 1
+
+
+def run_server(cfg: ServerConfig, *, config_path: str | None) -> int:
+    """Serve until SIGTERM; returns the exit code."""
+    return _run(cfg.log, _server(cfg, config_path))
+
+
+def run_client(cfg: ClientConfig, *, config_path: str | None) -> int:
+    """Stay connected until SIGTERM; returns the exit code."""
+    return _run(cfg.log, _client(cfg, config_path))
+
+
+def _run(log: LogConfig, main: object) -> int:
+    logging.configure(
+        log.level,
+        log.to,
+        log.max_days,
+        log.disable_print_color,
+        "json" if log.format == "json" else "text",
+    )
+    _raise_file_limit()
+    try:
+        return run(main)  # type: ignore[arg-type]  # one of the two coroutines above
+    except ConfigError as exc:
+        print(exc, file=sys.stdout, flush=True)
+        return FAILED
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return FAILED  # A second signal asked for the end at once.
+
+
+async def _server(cfg: ServerConfig, config_path: str | None) -> int:
+    from pyfrp.server.service import Server
+
+    log = logging.get_logger()
+    if config_path:
+        log.info(f"frps uses config file: {config_path}")
+    else:
+        log.info("frps uses command line arguments for config")
+    for warning in cfg.warnings:
+        log.warning(warning)
+    notifier = Notifier()
+    signals = Signals(logging.reopen)
+    server = Server(cfg)
+    await server.start()
+    notifier.ready()
+    _freeze()
+    try:
+        await signals.stop.wait()
+        log.info("frps is stopping, open connections may finish", seconds=cfg.shutdown_timeout)
+        notifier.stopping()
+        await server.stop(float(cfg.shutdown_timeout))
+        log.info("frps stopped")
+    finally:
+        notifier.close()
+    return STOPPED
+
+
+async def _client(cfg: ClientConfig, config_path: str | None) -> int:
+    from pyfrp.client.service import Client, LoginFailed
+
+    log = logging.get_logger()
+    log.info(f"start frpc service for config file [{config_path or ''}]")
+    for warning in cfg.warnings:
+        log.warning(warning)
+    notifier = Notifier()
+    signals = Signals(logging.reopen)
+    client = Client(cfg, on_login=notifier.ready)
+    running = asyncio.ensure_future(client.run())
+    stopping = asyncio.ensure_future(signals.stop.wait())
+    try:
+        _freeze()
+        await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if stopping.done():
+            log.info("frpc is stopping, open connections may finish", seconds=cfg.shutdown_timeout)
+            notifier.stopping()
+            await client.stop(float(cfg.shutdown_timeout))
+        try:
+            await running
+        except LoginFailed as exc:
+            print(
+                f"login to the server failed: {exc}. "
+                "With loginFailExit enabled, no additional retries will be attempted",
+                flush=True,
+            )
+            return FAILED
+        finally:
+            log.info(f"frpc service for config file [{config_path or ''}] stopped")
+    finally:
+        stopping.cancel()
+        running.cancel()
+        notifier.close()
+    return STOPPED
+
+
+def _raise_file_limit() -> None:
+    """Every connection is a descriptor; take what the system allows."""
+    try:
+        import resource
+    except ImportError:
+        return  # Windows has no such limit.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            pass  # macOS names a hard limit that it does not grant; the soft one stays.
+
+
+def _freeze() -> None:
+    """Keep the collector away from what was loaded at start: it lives as long as the process."""
+    import gc
+
+    gc.collect()
+    gc.freeze()

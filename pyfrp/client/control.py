@@ -1,0 +1,210 @@
+"""One login at a server: it lives and dies as a unit.
+
+Source of the conversation: frp `client/control.go`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pyfrp.auth.token import TokenAuth
+from pyfrp.client.connector import Connector
+from pyfrp.client.proxies.base import ClientProxy, Phase
+from pyfrp.errors import IdleTimeout, LinkError, LocalWireError, PyfrpError, WireError
+from pyfrp.net.bridge import Bridge
+from pyfrp.net.conn import MessageConn
+from pyfrp.net.scope import Scope
+from pyfrp.wire.messages import (
+    CloseProxy,
+    NewProxyResp,
+    NewWorkConn,
+    Ping,
+    Pong,
+    ReqWorkConn,
+    StartWorkConn,
+)
+
+DRAIN_S = 10.0  # How long the server may not read the control connection.
+# Work connections on their way at once; a server that asks for more is answered later, in order.
+MAX_OPENING = 256
+
+
+class Control:
+    """A session with the server.
+
+    Args:
+        conn: The control connection, logged in and ciphered.
+        connector: Opens work connections.
+        interval_s, timeout_s: Heartbeat; 0 or less for none.
+    """
+
+    def __init__(
+        self,
+        conn: MessageConn,
+        connector: Connector,
+        *,
+        run_id: str,
+        auth: TokenAuth,
+        proxies: Iterable[ClientProxy],
+        interval_s: float,
+        timeout_s: float,
+        log: Any,
+        report: Callable[[BaseException, str], None],
+    ) -> None:
+        self.bridges: dict[Bridge, None] = {}
+        self._conn = conn
+        self._connector = connector
+        self._run_id = run_id
+        self._auth = auth
+        self._proxies = {proxy.name: proxy for proxy in proxies}
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s if interval_s > 0 else 0.0
+        self._log = log.bind(run_id=run_id)
+        self._scope = Scope(report)
+        self._clock = asyncio.get_running_loop().time
+        self._changed = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._opening = asyncio.Semaphore(MAX_OPENING)
+        self._heard = self._clock()
+        self._cause: PyfrpError | None = None
+        self._stopping = False
+        conn.on_activity = self._touch
+
+    async def run(self) -> PyfrpError:
+        """Serve until the session ends; returns why. Everything of it is gone afterwards."""
+        for proxy in self._proxies.values():
+            proxy.reset(self._log)
+        self._scope.spawn(self._tend(), name="proxies")
+        if self._interval_s > 0:
+            self._scope.spawn(self._beat(), name="heartbeat")
+        try:
+            while True:
+                self._handle(await self._conn.read())
+        except (LinkError, WireError) as exc:
+            return self._cause or exc
+        finally:
+            self._conn.abort()
+            await self._connector.close()
+            await self._scope.close()
+            for bridge in list(self.bridges):
+                bridge.abort()
+
+    def end(self, cause: PyfrpError) -> None:
+        """End the session; `run` returns `cause`."""
+        self._cause = self._cause or cause
+        self._conn.abort()
+
+    async def drain(self) -> None:
+        """Have the server send no new users, and wait for those who are connected."""
+        self._stopping = True
+        for proxy in self._proxies.values():
+            if proxy.phase is Phase.RUNNING:
+                self._conn.write(CloseProxy(proxy_name=proxy.name))
+            proxy.phase = Phase.CLOSED
+        while self.bridges and not self._conn.ended:
+            self._quiet.clear()
+            await self._quiet.wait()
+
+    def bridge_closed(self, bridge: Bridge) -> None:
+        self.bridges.pop(bridge, None)
+        if not self.bridges:
+            self._quiet.set()
+
+    def _touch(self) -> None:
+        self._heard = self._clock()
+
+    # -- control messages ----------------------------------------------------------------------
+
+    def _handle(self, msg: object) -> None:
+        if isinstance(msg, ReqWorkConn):
+            if not self._stopping:
+                self._scope.spawn(self._work(), name="work connection")
+        elif isinstance(msg, NewProxyResp):
+            proxy = self._proxies.get(msg.proxy_name)
+            if proxy is not None:
+                proxy.answered(msg.remote_addr, msg.error, self._clock())
+                self._changed.set()
+        elif isinstance(msg, Pong):
+            if msg.error:
+                self._log.error(f"pong message contains error: {msg.error}")
+                self.end(LinkError(f"heartbeat refused: {msg.error}"))
+            else:
+                self._log.debug("receive heartbeat from server")
+        else:
+            self._log.debug("ignored a message", type=type(msg).__name__)
+
+    async def _tend(self) -> None:
+        """Register proxies, again when the server refused them or did not answer."""
+        while True:
+            now = self._clock()
+            for proxy in self._proxies.values():
+                if proxy.due(now) <= now:
+                    self._register(proxy, now)
+            async with asyncio.timeout(DRAIN_S):
+                await self._conn.drain()
+            next_due = min((proxy.due(now) for proxy in self._proxies.values()), default=now + 60)
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(min(next_due - now, 60.0)):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass  # Something is due.
+
+    def _register(self, proxy: ClientProxy, now: float) -> None:
+        proxy.requested(now)
+        try:
+            self._conn.write(proxy.request())
+        except LocalWireError as exc:
+            proxy.answered("", f"its definition is too long for the protocol: {exc}", now)
+
+    async def _beat(self) -> None:
+        """Ping at once and then every interval; end a session that has gone silent."""
+        while True:
+            key, timestamp = self._auth.ping_fields(time.time())
+            self._log.debug("send heartbeat to server")
+            self._conn.write(Ping(privilege_key=key, timestamp=timestamp))
+            await asyncio.sleep(self._interval_s)
+            silent = self._clock() - max(self._heard, self._connector.heard())
+            if 0 < self._timeout_s < silent:
+                self._log.warning("heartbeat timeout")
+                self.end(IdleTimeout(f"nothing came from the server for {silent:.0f} s"))
+                return
+
+    # -- work connections ----------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Offer a work connection and serve what it is started for."""
+        conn: MessageConn | None = None
+        try:
+            async with self._opening:
+                endpoint, early = await self._connector.open()
+                conn = MessageConn(endpoint, early=early)
+                key, timestamp = self._auth.work_conn_fields(time.time())
+                conn.write(
+                    NewWorkConn(run_id=self._run_id, privilege_key=key, timestamp=timestamp)
+                )
+            start = await conn.read()
+            if not isinstance(start, StartWorkConn):
+                raise LinkError(f"expected StartWorkConn, got {type(start).__name__}")
+            if start.error:
+                self._log.error(f"StartWorkConn contains error: {start.error}")
+                conn.close()
+                return
+            endpoint, early = conn.detach()
+        except (LinkError, WireError) as exc:
+            self._log.debug(f"work connection closed before its use: {exc}")
+            if conn is not None:
+                conn.abort()
+            return
+        except BaseException:
+            if conn is not None:
+                conn.abort()
+            raise
+        proxy = self._proxies.get(start.proxy_name)
+        if proxy is None or proxy.phase is not Phase.RUNNING:
+            endpoint.close()
+            return
+        await proxy.serve(endpoint, early, start, self)

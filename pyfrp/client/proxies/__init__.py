@@ -1,0 +1,11 @@
+"""The proxy types of a client; a new one is a class and a line here."""
+
+from __future__ import annotations
+
+from pyfrp.client.proxies.base import ClientProxy
+from pyfrp.client.proxies.types import HTTPProxy, TCPProxy
+
+PROXY_TYPES: dict[str, type[ClientProxy]] = {
+    "http": HTTPProxy,
+    "tcp": TCPProxy,
+}

@@ -1,0 +1,126 @@
+"""What all proxies of a client have in common: their state, and their way to the local service."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from pyfrp.errors import DialError
+from pyfrp.net.bridge import Bridge
+from pyfrp.net.dial import dial_tcp
+from pyfrp.net.endpoint import Endpoint, format_address
+from pyfrp.net.payload import wrap_payload
+from pyfrp.wire.cfb import derive_key
+from pyfrp.wire.messages import NewProxy, StartWorkConn
+
+if TYPE_CHECKING:
+    from pyfrp.client.control import Control
+    from pyfrp.config.proxies import ProxyBase
+
+LOCAL_DIAL_S = 10.0  # frp `client/proxy/proxy.go`.
+ANSWER_S = 20.0  # An unanswered NewProxy is sent again after this (frp `proxy_wrapper.go`) ...
+RETRY_S = 30.0  # ... and a refused one after this.
+
+
+class Phase(Enum):
+    """frp's words for where a proxy stands (`client/proxy/proxy_wrapper.go`)."""
+
+    NEW = "new"
+    WAIT_START = "wait start"
+    START_ERROR = "start error"
+    RUNNING = "running"
+    CLOSED = "closed"
+
+
+class ClientProxy:
+    """One proxy of the file. Subclasses add their fields to the request.
+
+    Args:
+        cfg: Its table of the file.
+        name: Its name on the wire.
+        token: For the payload's cipher.
+    """
+
+    def __init__(self, cfg: ProxyBase, name: str, token: str) -> None:
+        self.cfg = cfg
+        self.name = name
+        self.phase = Phase.NEW
+        self.error = ""
+        self.remote_addr = ""
+        self.log: Any = None
+        self._since = 0.0
+        self._key = derive_key(token) if cfg.transport.use_encryption else None
+
+    # -- with the server -----------------------------------------------------------------------
+
+    def request(self) -> NewProxy:
+        """The message that registers this proxy."""
+        cfg = self.cfg
+        return NewProxy(
+            proxy_name=self.name,
+            proxy_type=cfg.type,
+            use_encryption=cfg.transport.use_encryption,
+            use_compression=cfg.transport.use_compression,
+            metas=dict(cfg.metadatas),
+            annotations=dict(cfg.annotations),
+        )
+
+    def reset(self, log: Any) -> None:
+        """A new session begins; `log` is bound to it."""
+        self.log = log.bind(proxy=self.name)
+        self.phase = Phase.NEW
+
+    def due(self, now: float) -> float:
+        """When a request is to be sent (again); infinity for not at all."""
+        if self.phase is Phase.NEW:
+            return now
+        if self.phase is Phase.WAIT_START:
+            return self._since + ANSWER_S
+        if self.phase is Phase.START_ERROR:
+            return self._since + RETRY_S
+        return float("inf")
+
+    def requested(self, now: float) -> None:
+        self.phase = Phase.WAIT_START
+        self._since = now
+
+    def answered(self, remote_addr: str, error: str, now: float) -> None:
+        """The server's answer; one that nobody waits for is ignored."""
+        if self.phase is not Phase.WAIT_START:
+            return
+        self._since = now
+        if error:
+            self.phase = Phase.START_ERROR
+            self.error = error
+            self.log.warning(f"start error: {error}")
+            return
+        self.phase = Phase.RUNNING
+        self.error = ""
+        self.remote_addr = remote_addr
+        self.log.info("start proxy success")
+
+    # -- with the local service ----------------------------------------------------------------
+
+    async def serve(
+        self, work: Endpoint, early: bytes, start: StartWorkConn, control: Control
+    ) -> None:
+        """Join a started work connection, paused, with the local service."""
+        cfg = self.cfg
+        try:
+            local, greeting = await dial_tcp(
+                cfg.local_ip, cfg.local_port, timeout_s=LOCAL_DIAL_S
+            )
+        except DialError as exc:
+            where = format_address((cfg.local_ip, cfg.local_port))
+            self.log.error(f"connect to local service [{where}] error: {exc}")
+            work.close()
+            return
+        except BaseException:
+            work.abort()
+            raise
+        work, early = wrap_payload(
+            work, early, key=self._key, compress=cfg.transport.use_compression
+        )
+        if greeting:
+            work.write(greeting)
+        control.bridges[Bridge(work, local, early=early, on_close=control.bridge_closed)] = None

@@ -1,0 +1,248 @@
+"""The client: logs in, serves, and comes back for ever.
+
+Source of the delays: frp `client/service.go` (`keepControllerWorking`, `loopLoginUntilSuccess`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pyfrp.auth.token import TokenAuth
+from pyfrp.client.connector import Connector, Route, connect
+from pyfrp.client.control import Control
+from pyfrp.client.proxies import PROXY_TYPES
+from pyfrp.client.proxies.base import ClientProxy
+from pyfrp.config.names import wire_name
+from pyfrp.errors import AuthError, HandshakeError, LinkError, PyfrpError, WireError
+from pyfrp.log import get_logger
+from pyfrp.net.certs import client_context
+from pyfrp.net.conn import MessageConn
+from pyfrp.version import FRP_VERSION
+from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
+from pyfrp.wire.messages import Login, LoginResp
+
+if TYPE_CHECKING:
+    from pyfrp.config import ClientConfig
+
+LOGIN_S = 10.0  # For LoginResp (frp `client/service.go`).
+FIRST_RETRY_S = 2.0
+FIRST_CAP_S = 10.0  # Longest wait before the first login ...
+LATER_CAP_S = 20.0  # ... and after it.
+# Sessions that end soon after a login: two quick returns a minute, then a growing wait.
+QUICK_RETRIES = 2
+QUICK_S = (0.2, 0.3)
+QUICK_WINDOW_S = 60.0
+
+GO_MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+class LoginFailed(PyfrpError):
+    """The first login failed and `loginFailExit` is on."""
+
+
+class Client:
+    """`await run()` serves until `stop`; with `loginFailExit` it raises LoginFailed.
+
+    Args:
+        cfg: Completed, filtered and checked.
+        on_login: Called after each successful login.
+
+    Raises:
+        ConfigError: for certificate files that cannot be used.
+    """
+
+    def __init__(self, cfg: ClientConfig, *, on_login: Callable[[], None] | None = None) -> None:
+        self.cfg = cfg
+        self.log: Any = get_logger()
+        self._on_login = on_login
+        self._auth = TokenAuth(cfg.auth.token, frozenset(cfg.auth.additional_scopes))
+        self._route = _route(cfg)
+        self._proxies = [self._make(proxy) for proxy in cfg.proxies]
+        self._run_id = ""
+        self._control: Control | None = None
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def _make(self, proxy: Any) -> ClientProxy:
+        name = wire_name(self.cfg.user, proxy.name)
+        return PROXY_TYPES[proxy.type](proxy, name, self.cfg.auth.token)
+
+    async def run(self) -> None:
+        """Stay connected until `stop` is called.
+
+        Raises:
+            LoginFailed: see the class.
+        """
+        self._task = asyncio.current_task()
+        quick_until = 0.0
+        quick = 0
+        delay = 1.0
+        while not self._stopping.is_set():
+            control = await self._log_in()
+            if control is None:
+                return
+            self._control = control
+            names = " ".join(proxy.name for proxy in self._proxies)
+            self.log.bind(run_id=self._run_id).info(f"proxy added: [{names}]")
+            cause = await control.run()
+            self._control = None
+            if self._stopping.is_set():
+                return
+            self.log.warning(f"session with the server ended: {cause}, connecting again")
+            now = time.monotonic()
+            if now > quick_until:
+                quick_until = now + QUICK_WINDOW_S
+                quick = 0
+                delay = 1.0
+                continue  # The first return is at once.
+            quick += 1
+            if quick <= QUICK_RETRIES:
+                await self._pause(random.uniform(*QUICK_S))
+            else:
+                await self._pause(delay * random.uniform(1.0, 1.1))
+                delay = min(delay * 2, LATER_CAP_S)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new users, let those who are connected finish, end `run`."""
+        self._stopping.set()
+        control = self._control
+        if control is None:
+            return
+        try:
+            async with asyncio.timeout(grace_s):
+                await control.drain()
+        except TimeoutError:
+            self.log.warning(
+                "shutdown grace period is over, cutting what is still open",
+                connections=len(control.bridges),
+            )
+        control.end(LinkError("stopped"))
+
+    def report(self, exc: BaseException, what: str) -> None:
+        """An exception nobody foresaw: say so, and go on with everything else."""
+        self.log.error(f"internal error in {what}: {type(exc).__name__}: {exc}", exc_info=exc)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass  # Time to go on.
+
+    async def _log_in(self) -> Control | None:
+        """Try until a login succeeds; None when stopped meanwhile."""
+        first = not self._run_id
+        cap = FIRST_CAP_S if first else LATER_CAP_S
+        delay = FIRST_RETRY_S
+        while not self._stopping.is_set():
+            self.log.info("try to connect to server...")
+            try:
+                control = await self._try_login()
+            except PyfrpError as exc:
+                self.log.warning(f"connect to server error: {exc}")
+                if first and self.cfg.login_fail_exit:
+                    raise LoginFailed(str(exc)) from exc
+            else:
+                if self._on_login is not None:
+                    self._on_login()
+                return control
+            delay *= random.uniform(1.0, 1.1)
+            await self._pause(min(delay, cap))
+            delay = min(delay * 2, cap)
+        return None
+
+    async def _try_login(self) -> Control:
+        connector = await connect(self._route, self.report)
+        try:
+            return await self._converse(connector)
+        except BaseException:
+            await connector.close()
+            raise
+
+    async def _converse(self, connector: Connector) -> Control:
+        cfg = self.cfg
+        endpoint, early = await connector.open()
+        conn = MessageConn(endpoint, early=early)
+        try:
+            key, timestamp = self._auth.login_fields(time.time())
+            conn.write(
+                Login(
+                    version=FRP_VERSION,
+                    os=platform.system().lower(),
+                    arch=GO_MACHINES.get(platform.machine().lower(), platform.machine()),
+                    user=cfg.user,
+                    privilege_key=key,
+                    timestamp=timestamp,
+                    run_id=self._run_id,
+                    client_id=cfg.client_id,
+                    metas=dict(cfg.metadatas),
+                    pool_count=cfg.transport.pool_count,
+                )
+            )
+            try:
+                async with asyncio.timeout(LOGIN_S):
+                    answer = await conn.read()
+            except TimeoutError:
+                raise HandshakeError(
+                    f"no answer to the login within {LOGIN_S:g} s; "
+                    "do transport.tcpMux and transport.tls agree on both sides?"
+                ) from None
+            except (LinkError, WireError) as exc:
+                raise HandshakeError(
+                    f"{exc} before the login was answered; do transport.tcpMux and "
+                    "transport.tls agree on both sides, and is this the server's bindPort?"
+                ) from exc
+            if not isinstance(answer, LoginResp):
+                raise HandshakeError(f"the server answered the login with {type(answer).__name__}")
+            if answer.error:
+                self.log.error(answer.error)
+                raise AuthError(answer.error)
+        except BaseException:
+            conn.abort()
+            raise
+        self._run_id = answer.run_id
+        self.log.bind(run_id=answer.run_id).info(
+            f"login to server success, get run id [{answer.run_id}]"
+        )
+        secret = derive_key(cfg.auth.token)
+        conn.secure(Encryptor(secret).encrypt, Decryptor(secret).decrypt)
+        return Control(
+            conn,
+            connector,
+            run_id=answer.run_id,
+            auth=self._auth,
+            proxies=self._proxies,
+            interval_s=float(cfg.transport.heartbeat_interval),
+            timeout_s=float(cfg.transport.heartbeat_timeout),
+            log=self.log,
+            report=self.report,
+        )
+
+
+def _route(cfg: ClientConfig) -> Route:
+    transport = cfg.transport
+    tls = transport.tls
+    context = None
+    if tls.enable:
+        context = client_context(
+            tls.cert_file, tls.key_file, tls.trusted_ca_file, tls.server_name or cfg.server_addr
+        )
+    return Route(
+        host=cfg.server_addr,
+        port=cfg.server_port,
+        local_ip=transport.connect_server_local_ip,
+        dial_timeout_s=float(transport.dial_server_timeout),
+        keepalive_s=float(transport.dial_server_keepalive),
+        tls=context,
+        tls_server_name=tls.server_name or cfg.server_addr,
+        tls_first_byte=not tls.disable_custom_tls_first_byte,
+        tcp_mux=transport.tcp_mux,
+        mux_keepalive_s=float(transport.tcp_mux_keepalive_interval),
+    )
+
+

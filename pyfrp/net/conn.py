@@ -1,0 +1,160 @@
+"""Conversations in control messages on any endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from pyfrp.errors import LinkError, PeerClosed, RemoteWireError
+from pyfrp.net.endpoint import Endpoint
+from pyfrp.wire.framing import FrameDecoder, encode
+from pyfrp.wire.messages import Message
+
+# Bytes read ahead of the conversation before the peer is made to wait.
+READ_AHEAD = 64 * 1024
+
+Transform = Callable[[bytes], bytes]
+
+
+class MessageConn(asyncio.Protocol):
+    """`await read()`, `write()` on an endpoint, which can be handed on with not one byte lost.
+
+    One coroutine reads at a time. Deadlines are the caller's (`asyncio.timeout_at`).
+
+    Args:
+        endpoint: A paused endpoint; this becomes its protocol and resumes it.
+        early: Bytes already read from it.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, early: bytes = b"") -> None:
+        self.endpoint = endpoint
+        self._decoder = FrameDecoder()
+        self._encrypt: Transform | None = None
+        self._decrypt: Transform | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._choked = False
+        self._unread = 0
+        self._reading = True
+        self._end: LinkError | RemoteWireError | None = None
+        self.on_activity: Callable[[], None] | None = None
+        endpoint.set_protocol(self)
+        if early:
+            self.data_received(early)
+        endpoint.resume_reading()
+
+    async def read(self) -> Message:
+        """The next message.
+
+        Raises:
+            PeerClosed: when the connection ended; messages that came before are read first.
+            RemoteWireError: for bytes that are no message; the connection is of no use any more.
+        """
+        while True:
+            msg = self._decoder.next()
+            if msg is not None:
+                return msg
+            self._unread = 0
+            if self._end is not None:
+                raise self._end
+            if not self._reading:
+                self._reading = True
+                self.endpoint.resume_reading()
+                continue
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+
+    def write(self, msg: Message) -> None:
+        """Send a message; it leaves with the endpoint's next output.
+
+        Raises:
+            LocalWireError: when the message is larger than a peer accepts.
+        """
+        data = encode(msg)
+        self.endpoint.write(self._encrypt(data) if self._encrypt else data)
+
+    async def drain(self) -> None:
+        """Wait until the peer reads again, if it has stopped. Raises as `read` when it is gone."""
+        if self._choked and self._end is None:
+            self._writer = asyncio.get_running_loop().create_future()
+            try:
+                await self._writer
+            finally:
+                self._writer = None
+        if self._end is not None:
+            raise self._end
+
+    def secure(self, encrypt: Transform, decrypt: Transform) -> None:
+        """From here on both directions run through a cipher, bytes already read included."""
+        early = self._decoder.leftover()
+        self._encrypt = encrypt
+        self._decrypt = decrypt
+        if early:
+            self._decoder.feed(decrypt(early))
+
+    def detach(self) -> tuple[Endpoint, bytes]:
+        """Give up the endpoint, paused, and the bytes read beyond the last message.
+
+        Raises:
+            PeerClosed: when the endpoint is gone by now.
+        """
+        if self._end is not None:
+            raise self._end
+        self.endpoint.pause_reading()
+        return self.endpoint, self._decoder.leftover()
+
+    @property
+    def ended(self) -> bool:
+        return self._end is not None
+
+    def close(self) -> None:
+        """Send what is pending, then close."""
+        self._settle(PeerClosed("closed"))
+        self.endpoint.close()
+
+    def abort(self) -> None:
+        self._settle(PeerClosed("aborted"))
+        self.endpoint.abort()
+
+    # -- Protocol ------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self.on_activity is not None:
+            self.on_activity()
+        try:
+            self._decoder.feed(self._decrypt(data) if self._decrypt else data)
+        except RemoteWireError as exc:
+            self._settle(exc)
+            return
+        self._unread += len(data)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+        elif self._unread > READ_AHEAD and self._reading:
+            self._reading = False
+            self.endpoint.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._settle(PeerClosed("the peer closed the connection"))
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        cause = f"the connection was lost: {exc}" if exc else "the connection was closed"
+        self._settle(PeerClosed(cause))
+
+    def pause_writing(self) -> None:
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        if self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
+
+    def _settle(self, cause: LinkError | RemoteWireError) -> None:
+        if self._end is None:
+            self._end = cause
+        for waiter in (self._reader, self._writer):
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)

@@ -1,0 +1,107 @@
+"""The event loop of a process: which one, its signals, and what systemd is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` on uvloop where it exists, on plain asyncio elsewhere."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(main)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, or None for asyncio's own. `PYFRP_LOOP=asyncio` asks for the latter."""
+    if os.environ.get("PYFRP_LOOP") == "asyncio":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        return None  # There is none for this platform.
+    return uvloop.new_event_loop
+
+
+class Signals:
+    """Turns signals into events: the first asks for an orderly end, a second ends at once.
+
+    Attributes:
+        stop: Set by SIGTERM or SIGINT.
+    """
+
+    def __init__(self, on_reopen: Callable[[], None]) -> None:
+        self.stop = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._main = asyncio.current_task()
+        for name in ("SIGTERM", "SIGINT"):
+            self._add(name, self._on_stop)
+        # Loggers that move files away ask for new ones with either.
+        for name in ("SIGUSR1", "SIGHUP"):
+            self._add(name, on_reopen)
+
+    def _add(self, name: str, callback: Callable[[], None]) -> None:
+        number = getattr(signal, name, None)
+        if number is None:
+            return
+        try:
+            self._loop.add_signal_handler(number, callback)
+        except (NotImplementedError, RuntimeError):
+            # Windows: no handlers in the loop. Ctrl-C still raises KeyboardInterrupt.
+            with suppress(OSError, ValueError):
+                signal.signal(
+                    number, lambda *_: self._loop.call_soon_threadsafe(callback)
+                )
+
+    def _on_stop(self) -> None:
+        if self.stop.is_set() and self._main is not None:
+            self._main.cancel()
+        self.stop.set()
+
+
+class Notifier:
+    """Tells systemd how the service is (sd_notify(3)); does nothing outside of it."""
+
+    def __init__(self) -> None:
+        self._address = os.environ.get("NOTIFY_SOCKET", "")
+        self._timer: asyncio.TimerHandle | None = None
+
+    def ready(self) -> None:
+        """The service does its work; also starts feeding the watchdog, if there is one."""
+        self.send("READY=1")
+        usec = os.environ.get("WATCHDOG_USEC", "")
+        pid = os.environ.get("WATCHDOG_PID", "")
+        if usec.isdigit() and self._timer is None and pid in ("", str(os.getpid())):
+            self._feed(int(usec) / 1_000_000 / 2)
+
+    def stopping(self) -> None:
+        self.send("STOPPING=1")
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _feed(self, interval_s: float) -> None:
+        self.send("WATCHDOG=1")
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(interval_s, self._feed, interval_s)
+
+    def send(self, state: str) -> None:
+        if not self._address or not hasattr(socket, "AF_UNIX"):
+            return
+        address = self._address
+        if address.startswith("@"):
+            address = "\0" + address[1:]
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.sendto(state.encode(), address)
+        except OSError:
+            pass  # systemd notices silence by itself.

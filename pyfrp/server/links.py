@@ -1,0 +1,252 @@
+"""From an accepted connection to its first message.
+
+A link is what a client dialled: TCP, perhaps TLS on it, perhaps a mux on that. Whatever it turns
+out to be, it has `HANDSHAKE_S` to say who it is, and only so many may be on the way at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from pyfrp.errors import LinkError, MuxError, PyfrpError, WireError
+from pyfrp.net.conn import MessageConn
+from pyfrp.net.endpoint import Endpoint, format_address, peer_address, tune
+from pyfrp.net.listen import Sniffer
+from pyfrp.net.mux import MuxStream, MuxTransport
+from pyfrp.net.scope import Scope
+from pyfrp.net.tls import upgrade
+from pyfrp.wire.messages import Message
+from pyfrp.wire.sniff import Kind
+
+HANDSHAKE_S = 10.0  # For each step up to the first message (frp `server/service.go`, connReadTimeout).
+# Connections that have not said who they are, in all. When there are more, the oldest goes: a flood
+# cannot keep a client with a quick login out.
+MAX_UNKNOWN = 1024
+MAX_OPENING = 256  # Streams of one link whose first message is out; yamux AcceptBacklog.
+
+
+class Link:
+    """The connection below one or many streams of a client.
+
+    Attributes:
+        trusted: Set once a login, or a work connection of a login, came over it.
+    """
+
+    def __init__(self, endpoint: Endpoint, clock: Callable[[], float]) -> None:
+        self.endpoint = endpoint
+        self.mux: MuxTransport | None = None
+        self.trusted = False
+        self.opening = 0
+        self._clock = clock
+        self._heard = clock()
+
+    def heard(self) -> float:
+        """When the link last brought anything."""
+        return self.mux.session.heard if self.mux is not None else self._heard
+
+    def touch(self) -> None:
+        self._heard = self._clock()
+
+    def drop(self) -> None:
+        """Abort the link and every stream on it."""
+        if self.mux is not None:
+            self.mux.abort(LinkError("the session ended"))
+        else:
+            self.endpoint.abort()
+
+
+class FirstMessage(Protocol):
+    """Takes over a connection whose first message was read."""
+
+    def __call__(self, conn: MessageConn, msg: Message, link: Link) -> Awaitable[None]: ...
+
+
+class LinkAcceptor:
+    """Protocol factory of the bind port.
+
+    Args:
+        on_first: Gets each connection's first message; owns the connection from then on.
+        on_http: Gets vhost callers that came to the bind port, or None when there are none.
+        tls: Server side context.
+        force_tls: Close what does not speak TLS.
+        tcp_mux: Whether links carry a mux.
+        log, report: A structlog logger; a sink for unexpected exceptions.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_first: FirstMessage,
+        on_http: Callable[[asyncio.Transport, bytes], None] | None,
+        tls: ssl.SSLContext,
+        force_tls: bool,
+        tcp_mux: bool,
+        mux_keepalive_s: float,
+        tcp_keepalive_s: float,
+        log: Any,
+        report: Callable[[BaseException, str], None],
+    ) -> None:
+        self._on_first = on_first
+        self._on_http = on_http
+        self._tls = tls
+        self._force_tls = force_tls
+        self._tcp_mux = tcp_mux
+        self._mux_keepalive_s = mux_keepalive_s
+        self._tcp_keepalive_s = tcp_keepalive_s
+        self._log = log
+        self._report = report
+        self._scope = Scope(report)
+        self._loop = asyncio.get_running_loop()
+        # Everything that has not said who it is, oldest first, with the moment it must have by.
+        self._unknown: dict[Sniffer | Link, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.links: dict[Link, None] = {}
+
+    def protocol(self) -> Sniffer:
+        """For `loop.create_server`."""
+        sniffer = Sniffer(
+            http_here=self._on_http is not None, on_known=self._on_known, on_gone=self._known
+        )
+        self._expect(sniffer)
+        return sniffer
+
+    async def close(self) -> None:
+        """Drop every link."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for waiting in list(self._unknown):
+            self._expel(waiting)
+        for link in list(self.links):
+            link.drop()
+        await self._scope.close()
+
+    # -- those who have not said who they are --------------------------------------------------
+
+    def _expect(self, waiting: Sniffer | Link) -> None:
+        self._unknown[waiting] = self._loop.time() + HANDSHAKE_S
+        if len(self._unknown) > MAX_UNKNOWN:
+            self._expel(next(iter(self._unknown)))
+        if self._timer is None:
+            self._timer = self._loop.call_later(HANDSHAKE_S, self._expire)
+
+    def _known(self, waiting: Sniffer | Link) -> None:
+        self._unknown.pop(waiting, None)
+
+    def _expel(self, waiting: Sniffer | Link) -> None:
+        self._known(waiting)
+        if isinstance(waiting, Link):
+            waiting.drop()
+        else:
+            waiting.abort()
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for waiting, deadline in list(self._unknown.items()):
+            if deadline > now:
+                self._timer = self._loop.call_at(deadline, self._expire)
+                return
+            self._expel(waiting)
+
+    # -- links ---------------------------------------------------------------------------------
+
+    def _on_known(self, transport: asyncio.Transport, kind: Kind, early: bytes) -> None:
+        if kind is Kind.HTTP and self._on_http is not None:
+            self._on_http(transport, early)
+            return
+        secure = kind in (Kind.TLS, Kind.TLS_AFTER_BYTE)
+        if kind is Kind.WEBSOCKET or (self._force_tls and not secure):
+            reason = "websocket is not available" if kind is Kind.WEBSOCKET else "TLS is required"
+            self._log.info(f"link refused: {reason}", peer=format_address(peer_address(transport)))
+            transport.abort()
+            return
+        tune(transport, keepalive_s=self._tcp_keepalive_s)
+        link = Link(transport, self._loop.time)
+        self._expect(link)
+        if kind is Kind.TLS_AFTER_BYTE:
+            early = early[1:]
+        self._scope.spawn(self._serve(link, secure, early), name="link")
+
+    async def _serve(self, link: Link, secure: bool, early: bytes) -> None:
+        endpoint = link.endpoint
+        try:
+            if secure:
+                endpoint = await upgrade(endpoint, self._tls, server_side=True, early=early)
+                link.endpoint = endpoint
+                early = b""
+        except LinkError as exc:
+            self._known(link)
+            peer = format_address(peer_address(endpoint))
+            self._log.debug(f"link refused: {exc}", peer=peer)
+            return
+        self.links[link] = None
+        if not self._tcp_mux:
+            await self._converse(link, endpoint, early)
+            return
+        link.mux = MuxTransport(
+            endpoint,
+            client=False,
+            on_stream=lambda stream: self._on_stream(link, stream),
+            on_lost=lambda cause: self._on_lost(link, cause),
+            keepalive_s=self._mux_keepalive_s,
+            on_error=self._report,
+        )
+        if early:
+            link.mux.data_received(early)
+        if not endpoint.is_closing():
+            endpoint.resume_reading()
+
+    def _on_stream(self, link: Link, stream: MuxStream) -> None:
+        if link.opening >= MAX_OPENING:
+            stream.abort()
+            return
+        link.opening += 1
+        stream.hold()
+        self._scope.spawn(self._converse(link, stream, b""), name="stream")
+
+    def _on_lost(self, link: Link, cause: LinkError | MuxError) -> None:
+        self._known(link)
+        self.links.pop(link, None)
+        if isinstance(cause, MuxError):
+            peer = format_address(peer_address(link.endpoint))
+            self._log.warning(f"link dropped: {cause}", peer=peer)
+
+    async def _converse(self, link: Link, endpoint: Endpoint, early: bytes) -> None:
+        """Read the first message of a connection and hand both on."""
+        conn = MessageConn(endpoint, early=early)
+        if link.mux is None:
+            conn.on_activity = link.touch
+        opening = link.mux is not None
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                msg = await conn.read()
+            if opening:
+                link.opening -= 1
+                opening = False
+            await self._on_first(conn, msg, link)
+        except TimeoutError:
+            conn.abort()
+        except WireError as exc:
+            peer = format_address(peer_address(endpoint))
+            self._log.debug(f"connection closed: {exc}", peer=peer)
+            conn.abort()
+        except PyfrpError:
+            conn.abort()
+        except BaseException:
+            conn.abort()
+            raise
+        finally:
+            if opening:
+                link.opening -= 1
+            if link.mux is None:
+                self._known(link)
+                self.links.pop(link, None)
+
+    def trust(self, link: Link) -> None:
+        """The link belongs to a client that logged in."""
+        link.trusted = True
+        self._known(link)

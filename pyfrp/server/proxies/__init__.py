@@ -1,0 +1,12 @@
+"""The proxy types of a server; a new one is a file and a line here."""
+
+from __future__ import annotations
+
+from pyfrp.server.proxies.base import ServerProxy
+from pyfrp.server.proxies.http import HTTPProxy
+from pyfrp.server.proxies.tcp import TCPProxy
+
+PROXY_TYPES: dict[str, type[ServerProxy]] = {
+    "http": HTTPProxy,
+    "tcp": TCPProxy,
+}

@@ -1,0 +1,126 @@
+"""What all proxies of a server have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pyfrp.errors import RefusedError
+from pyfrp.net.endpoint import Endpoint
+from pyfrp.net.payload import wrap_payload
+from pyfrp.net.scope import Scope
+from pyfrp.server.ports import PortManager
+from pyfrp.server.workpool import WorkPool
+from pyfrp.wire.cfb import derive_key
+from pyfrp.wire.framing import encode
+from pyfrp.wire.messages import NewProxy, StartWorkConn
+
+if TYPE_CHECKING:
+    from pyfrp.net.bridge import Bridge
+    from pyfrp.vhost.frontend import HttpFrontend
+
+
+class Surroundings(Protocol):
+    """What a proxy may use of the server; all of it is shared."""
+
+    ports: PortManager
+    http: HttpFrontend | None
+    proxy_bind_addr: str
+    http_port: int
+    sub_domain_host: str
+    token: str
+    keepalive_s: float
+    bridges: dict[Bridge, None]
+
+    def clock(self) -> float: ...
+    def bridge_closed(self, bridge: Bridge) -> None: ...
+
+
+class ServerProxy:
+    """One proxy of one client. Subclasses implement `start` and `close`.
+
+    Args:
+        wanted: The client's request.
+        server: What is shared by all proxies.
+        pool: The client's work connections.
+        log: Bound to the run id and the proxy's name.
+        scope: For the tasks of this proxy; ends with the control.
+    """
+
+    counts_ports: ClassVar[int] = 0  # Against `maxPortsPerClient`.
+
+    def __init__(
+        self, wanted: NewProxy, server: Surroundings, pool: WorkPool, log: Any, scope: Scope
+    ) -> None:
+        self.name = wanted.proxy_name
+        self.wanted = wanted
+        self.server = server
+        self.log = log
+        self.scope = scope
+        self._pool = pool
+        self._key = derive_key(server.token) if wanted.use_encryption else None
+
+    async def start(self) -> str:
+        """Open whatever users come through.
+
+        Returns:
+            The remote address to show to the client.
+
+        Raises:
+            RefusedError: with frp's text. Nothing is left open then.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Take no more users; those who are connected stay. Idempotent."""
+        raise NotImplementedError
+
+    async def open_work(
+        self, source: tuple[str, int], target: tuple[str, int] = ("", 0)
+    ) -> tuple[Endpoint, bytes]:
+        """A work connection that was told to start for a user.
+
+        Args:
+            source: The user's address.
+            target: Our address that the user came to.
+
+        Returns:
+            The endpoint below the payload, paused, and bytes read ahead.
+
+        Raises:
+            LinkError: when the client brought no work connection.
+        """
+        endpoint = await self._pool.take()
+        while endpoint.is_closing():  # It ended between the pool and here.
+            endpoint = await self._pool.take()
+        endpoint.write(
+            encode(
+                StartWorkConn(
+                    proxy_name=self.name,
+                    src_addr=source[0],
+                    src_port=source[1],
+                    dst_addr=target[0],
+                    dst_port=target[1],
+                )
+            )
+        )
+        return wrap_payload(endpoint, b"", key=self._key, compress=self.wanted.use_compression)
+
+
+async def bind_first(
+    listen: Callable[[int], Any], ports: Sequence[int], *, fixed: bool
+) -> tuple[asyncio.Server, int]:
+    """Bind the first of `ports` that is free on this machine.
+
+    Raises:
+        RefusedError: with frp's text for one given port, or for none of several.
+    """
+    for port in ports:
+        try:
+            return await listen(port), port
+        except OSError:
+            continue
+    raise RefusedError("port unavailable" if fixed else "no available port")
+
+

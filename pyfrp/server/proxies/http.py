@@ -1,0 +1,98 @@
+"""Proxies of type http: routes of the http vhost."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from pyfrp.errors import RefusedError
+from pyfrp.server.proxies.base import ServerProxy
+from pyfrp.vhost.frontend import HttpRoute
+from pyfrp.vhost.upstream import UpstreamPool
+from pyfrp.wire.http1 import HeadEdit
+
+
+class HTTPProxy(ServerProxy):
+    """Source: frp `server/proxy/http.go`; checks of `pkg/config/v1/validation/proxy.go`."""
+
+    _pool_of_upstreams: UpstreamPool | None = None
+
+    async def start(self) -> str:
+        server = self.server
+        wanted = self.wanted
+        if server.http is None:
+            raise RefusedError("type [http] not supported when vhost http port is not set")
+        domains = vhost_domains(wanted.custom_domains, wanted.subdomain, server.sub_domain_host)
+        try:
+            request_edit = _edit(wanted.host_header_rewrite, wanted.headers)
+            response_edit = _edit("", wanted.response_headers)
+        except ValueError as exc:
+            raise RefusedError(f"invalid header in proxy: {exc}") from exc
+        pool = UpstreamPool(self.open_work, server.clock)
+        route = HttpRoute(
+            self.name,
+            pool,
+            request_edit=request_edit,
+            response_edit=response_edit,
+            user=wanted.http_user,
+            password=wanted.http_pwd,
+        )
+        self._pool_of_upstreams = pool
+        self._routes: list[tuple[str, str, str]] = []
+        addresses = []
+        try:
+            for domain, location in product(domains, wanted.locations or [""]):
+                key = (domain, location, wanted.route_by_http_user)
+                server.http.router.add(*key, route)
+                self._routes.append(key)
+                port = "" if server.http_port in (80, 443) else f":{server.http_port}"
+                addresses.append(f"{domain}{port}")
+                self.log.info(
+                    f"http proxy listen for host [{domain}] location [{location}] group [], "
+                    f"routeByHTTPUser [{wanted.route_by_http_user}]"
+                )
+        except RefusedError:
+            self.close()
+            raise
+        server.http.add_pool(pool)
+        return ",".join(addresses)
+
+    def close(self) -> None:
+        if self._pool_of_upstreams is None or self.server.http is None:
+            return
+        for key in self._routes:
+            self.server.http.router.remove(*key)
+        self._routes.clear()
+        self.server.http.remove_pool(self._pool_of_upstreams)
+        self._pool_of_upstreams = None
+
+
+def _edit(host: str, headers: dict[str, str]) -> HeadEdit | None:
+    if not host and not headers:
+        return None
+    return HeadEdit(host.encode() if host else None, headers)
+
+
+def vhost_domains(custom: list[str], subdomain: str, sub_domain_host: str) -> list[str]:
+    """The domains of a vhost proxy.
+
+    Raises:
+        RefusedError: with frp's text (`pkg/config/v1/validation/proxy.go`, `validateDomainConfig`).
+    """
+    host = sub_domain_host.lower()
+    domains = []
+    for domain in custom:
+        if host and domain.lower().endswith("." + host):
+            raise RefusedError(
+                f"custom domain [{domain}] should not belong to subdomain host [{sub_domain_host}]"
+            )
+        if domain:
+            domains.append(domain.lower())
+    if subdomain:
+        if not host:
+            raise RefusedError(
+                "subdomain is not supported because this feature is not enabled in server"
+            )
+        if "." in subdomain or "*" in subdomain:
+            raise RefusedError("'.' and '*' are not supported in subdomain")
+        domains.append(f"{subdomain.lower()}.{host}")
+    return list(dict.fromkeys(domains))

@@ -1,0 +1,65 @@
+"""Proxies of type tcp: a port on the server, a bridge per user."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pyfrp.errors import LinkError
+from pyfrp.net.bridge import Bridge
+from pyfrp.net.endpoint import format_address, local_address, peer_address, tune
+from pyfrp.net.held import Held
+from pyfrp.net.listen import listen
+from pyfrp.server.proxies.base import ServerProxy, bind_first
+
+
+class TCPProxy(ServerProxy):
+    """Source: frp `server/proxy/tcp.go`."""
+
+    counts_ports = 1
+
+    _listener: asyncio.Server | None = None
+    _port = 0
+
+    async def start(self) -> str:
+        server = self.server
+        wanted = self.wanted.remote_port
+        ports = server.ports.candidates(self.name, wanted, server.clock())
+        self._listener, self._port = await bind_first(
+            lambda port: listen(lambda: Held(self._accept), server.proxy_bind_addr, port),
+            ports,
+            fixed=bool(wanted),
+        )
+        server.ports.take(self.name, self._port)
+        self.log.info(f"tcp proxy listen port [{wanted}]")
+        return f":{self._port}"
+
+    def close(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            self.server.ports.release(self.name, self._port, self.server.clock())
+
+    def _accept(self, user: asyncio.Transport, held: Held) -> None:
+        self.scope.spawn(self._serve(user, held), name=f"user of {self.name}")
+
+    async def _serve(self, user: asyncio.Transport, held: Held) -> None:
+        address = peer_address(user)
+        self.log.debug(f"get a user connection [{format_address(address)}]")
+        try:
+            tune(user, keepalive_s=self.server.keepalive_s)
+            work, early = await self.open_work(address, local_address(user))
+        except LinkError as exc:
+            self.log.warning(str(exc), user=format_address(address))
+            user.abort()
+            return
+        except BaseException:
+            user.abort()
+            raise
+        if user.is_closing():
+            work.abort()
+            return
+        user.pause_reading()
+        if early:
+            user.write(early)
+        bridge = Bridge(user, work, early=held.early, on_close=self.server.bridge_closed)
+        self.server.bridges[bridge] = None

@@ -1,0 +1,259 @@
+"""The server: listeners, clients, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from pyfrp.auth.token import TokenVerifier
+from pyfrp.errors import AuthError, ConfigError, LinkError, RefusedError
+from pyfrp.log import get_logger
+from pyfrp.net.certs import server_context
+from pyfrp.net.conn import MessageConn
+from pyfrp.net.endpoint import format_address, peer_address
+from pyfrp.net.listen import bind_error, listen
+from pyfrp.net.scope import Scope
+from pyfrp.server.control import Control
+from pyfrp.server.links import Link, LinkAcceptor
+from pyfrp.server.ports import PortManager
+from pyfrp.version import FRP_VERSION
+from pyfrp.vhost.frontend import HttpFrontend
+from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
+from pyfrp.wire.messages import (
+    Login,
+    LoginResp,
+    Message,
+    NewVisitorConn,
+    NewVisitorConnResp,
+    NewWorkConn,
+    StartWorkConn,
+)
+
+if TYPE_CHECKING:
+    from pyfrp.config import ServerConfig
+    from pyfrp.net.bridge import Bridge
+    from pyfrp.server.proxies.base import ServerProxy
+
+RUN_ID_BYTES = 8
+
+
+class Server:
+    """`await start()`, then `await stop()`; between them it serves by itself.
+
+    Args:
+        cfg: Completed and checked.
+    """
+
+    def __init__(self, cfg: ServerConfig) -> None:
+        loop = asyncio.get_running_loop()
+        self.cfg = cfg
+        self.log: Any = get_logger()
+        self.clock = loop.time
+        self.token = cfg.auth.token
+        self.verifier = TokenVerifier(
+            cfg.auth.token,
+            frozenset(cfg.auth.additional_scopes),
+            max_clock_skew=cfg.auth.max_clock_skew,
+        )
+        self.ports = PortManager([ports.bounds for ports in cfg.allow_ports])
+        self.proxy_bind_addr = cfg.proxy_bind_addr
+        self.http_port = cfg.vhost_http_port
+        self.sub_domain_host = cfg.sub_domain_host
+        self.keepalive_s = float(cfg.transport.tcp_keepalive)
+        self.http: HttpFrontend | None = None
+        self.bridges: dict[Bridge, None] = {}
+        self.controls: dict[str, Control] = {}
+        self._proxies: dict[str, ServerProxy] = {}
+        self._listeners: list[asyncio.Server] = []
+        self._scope = Scope(self.report)
+        self._quiet = asyncio.Event()
+        self._acceptor: LinkAcceptor | None = None
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bind every listener.
+
+        Raises:
+            ConfigError: for a port or certificate that cannot be had; nothing stays bound.
+        """
+        cfg = self.cfg
+        tls = cfg.transport.tls
+        context = server_context(tls.cert_file, tls.key_file, tls.trusted_ca_file, state_dir=None)
+        if cfg.vhost_http_port:
+            self.http = HttpFrontend(
+                header_timeout_s=float(cfg.vhost_http_timeout),
+                frp_errors=cfg.vhost_http_error_style == "frp",
+                not_found_page=cfg.custom_404_page,
+                log=self.log,
+                scope=self._scope,
+            )
+        shared = (
+            cfg.vhost_http_port == cfg.bind_port and cfg.bind_addr == cfg.proxy_bind_addr
+        )
+        self._acceptor = LinkAcceptor(
+            on_first=self._on_first,
+            on_http=self.http.adopt if self.http is not None and shared else None,
+            tls=context,
+            force_tls=tls.force,
+            tcp_mux=cfg.transport.tcp_mux,
+            mux_keepalive_s=float(cfg.transport.tcp_mux_keepalive_interval),
+            tcp_keepalive_s=self.keepalive_s,
+            log=self.log,
+            report=self.report,
+        )
+        try:
+            await self._listen(self._acceptor.protocol, cfg.bind_addr, cfg.bind_port)
+            self.log.info(f"frps tcp listen on {format_address((cfg.bind_addr, cfg.bind_port))}")
+            if self.http is not None:
+                address = (cfg.proxy_bind_addr, cfg.vhost_http_port)
+                if not shared:
+                    await self._listen(self.http.protocol, *address)
+                self.log.info(f"http service listen on {format_address(address)}")
+        except ConfigError:
+            await self._close()
+            raise
+        self.log.info("frps started successfully")
+
+    async def _listen(self, factory: Any, host: str, port: int) -> None:
+        try:
+            self._listeners.append(await listen(factory, host, port))
+        except OSError as exc:
+            raise ConfigError(
+                f"create server listener error, {bind_error(host, port, exc)}"
+            ) from exc
+
+    async def stop(self, grace_s: float) -> None:
+        """Take nobody new, let open exchanges and connections finish, then close everything."""
+        for listener in self._listeners:
+            listener.close()
+        for proxy in list(self._proxies.values()):
+            if proxy.counts_ports:
+                proxy.close()
+        try:
+            async with asyncio.timeout(grace_s):
+                if self.http is not None:
+                    await self.http.drain()
+                while self.bridges:
+                    self._quiet.clear()
+                    await self._quiet.wait()
+        except TimeoutError:
+            self.log.warning(
+                "shutdown grace period is over, cutting what is still open",
+                connections=len(self.bridges) + (len(self.http) if self.http else 0),
+            )
+        await self._close()
+
+    async def _close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        for control in list(self.controls.values()):
+            control.close()
+        if self.http is not None:
+            self.http.close()
+        for bridge in list(self.bridges):
+            bridge.abort()
+        if self._acceptor is not None:
+            await self._acceptor.close()
+        await self._scope.close()
+
+    def bridge_closed(self, bridge: Bridge) -> None:
+        self.bridges.pop(bridge, None)
+        if not self.bridges:
+            self._quiet.set()
+
+    def report(self, exc: BaseException, what: str) -> None:
+        """An exception nobody foresaw: say so, and go on serving everybody else."""
+        self.log.error(f"internal error in {what}: {type(exc).__name__}: {exc}", exc_info=exc)
+
+    def detail(self, error: str, summary: str) -> str:
+        """What a client is told of an error, by `detailedErrorsToClient`."""
+        return error if self.cfg.detailed_errors_to_client else summary
+
+    # -- names ---------------------------------------------------------------------------------
+
+    def register(self, proxy: ServerProxy) -> None:
+        """Take a proxy's name. Raises RefusedError when somebody has it."""
+        if proxy.name in self._proxies:
+            raise RefusedError(f"proxy [{proxy.name}] already exists")
+        self._proxies[proxy.name] = proxy
+
+    def unregister(self, proxy: ServerProxy) -> None:
+        if self._proxies.get(proxy.name) is proxy:
+            del self._proxies[proxy.name]
+
+    def forget(self, control: Control) -> None:
+        if self.controls.get(control.run_id) is control:
+            del self.controls[control.run_id]
+
+    # -- connections ---------------------------------------------------------------------------
+
+    async def _on_first(self, conn: MessageConn, msg: Message, link: Link) -> None:
+        if isinstance(msg, Login):
+            await self._login(conn, msg, link)
+        elif isinstance(msg, NewWorkConn):
+            self._work_conn(conn, msg, link)
+        elif isinstance(msg, NewVisitorConn):
+            error = f"custom listener for [{msg.proxy_name}] doesn't exist"
+            summary = self.detail(error, "register visitor conn error")
+            conn.write(NewVisitorConnResp(proxy_name=msg.proxy_name, error=summary))
+            conn.close()
+        else:
+            peer = format_address(peer_address(conn.endpoint))
+            self.log.warning(f"error message type for the new connection [{peer}]")
+            conn.abort()
+
+    async def _login(self, conn: MessageConn, login: Login, link: Link) -> None:
+        peer = format_address(peer_address(conn.endpoint))
+        try:
+            self.verifier.verify_login(login, _unix_time())
+        except AuthError as exc:
+            self.log.warning(f"register control error: {exc}", peer=peer)
+            error = self.detail(str(exc), "register control error")
+            conn.write(LoginResp(version=FRP_VERSION, error=error))
+            conn.close()
+            return
+        login.run_id = login.run_id or secrets.token_hex(RUN_ID_BYTES)
+        assert self._acceptor is not None
+        self._acceptor.trust(link)
+        log = self.log.bind(run_id=login.run_id)
+        log.info(
+            f"client login info: ip [{peer}] version [{login.version}] hostname "
+            f"[{login.hostname}] os [{login.os}] arch [{login.arch}]"
+        )
+        old = self.controls.get(login.run_id)
+        if old is not None:
+            old.replace(login.run_id)
+        conn.write(LoginResp(version=FRP_VERSION, run_id=login.run_id))
+        key = derive_key(self.token)
+        conn.secure(Encryptor(key).encrypt, Decryptor(key).decrypt)
+        control = Control(self, conn, login, drop_link=link.drop, heard=link.heard)
+        self.controls[login.run_id] = control
+        await control.run()
+
+    def _work_conn(self, conn: MessageConn, msg: NewWorkConn, link: Link) -> None:
+        control = self.controls.get(msg.run_id)
+        if control is None:
+            self.log.warning(f"no client control found for run id [{msg.run_id}]")
+            conn.close()
+            return
+        try:
+            self.verifier.verify_work_conn(msg)
+        except AuthError as exc:
+            control.log.warning(f"invalid NewWorkConn: {exc}")
+            conn.write(StartWorkConn(error=self.detail(str(exc), "invalid NewWorkConn")))
+            conn.close()
+            return
+        try:
+            endpoint, early = conn.detach()
+        except LinkError:
+            return
+        if early or not control.pool.add(endpoint):
+            control.log.debug("work connection pool is full, discarding")
+            endpoint.close()
+
+
+def _unix_time() -> int:
+    return int(time.time())

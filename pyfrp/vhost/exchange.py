@@ -1,0 +1,653 @@
+"""One caller's connection to the http vhost: requests in, answers out, nothing collected.
+
+RFC 9112 for the framing, RFC 9110 for what a gateway adds and removes; routing, credentials and
+headers as frp does (`pkg/util/vhost/http.go`), differences as listed in the README.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import IntEnum
+from typing import TYPE_CHECKING, cast
+
+from pyfrp.errors import BadHead, PyfrpError
+from pyfrp.net.endpoint import Endpoint, peer_address, reset, tune
+from pyfrp.vhost.departure import watch_departure
+from pyfrp.vhost.upstream import Upstream
+from pyfrp.wire import http1
+from pyfrp.wire.http1 import CHUNKED, UNTIL_CLOSE, RequestHead, ResponseHead
+
+if TYPE_CHECKING:
+    from pyfrp.vhost.frontend import HttpFrontend, HttpRoute
+
+HEAD_S = 60.0  # To finish a head, and idle between requests; as frp's ReadHeaderTimeout.
+LINGER_S = 5.0  # A caller that is refused mid-upload may still send this long, unread.
+# Pipelined requests, or a body that waits for its work connection, before reading stops.
+READ_AHEAD = 64 * 1024
+REPLAY_LIMIT = 64 * 1024  # Bytes of a request kept to repeat it on a fresh work connection.
+REPLAY_S = 1.0  # A kept connection that was closed under a request shows it within this time.
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
+
+
+class Asking(IntEnum):
+    """How far the request has come."""
+
+    HEAD = 0
+    BODY = 1
+    DONE = 2
+
+
+class Answering(IntEnum):
+    """How far the answer has come."""
+
+    NONE = 0  # No request, or no work connection for it yet.
+    HEAD = 1  # The request is with the upstream.
+    BODY = 2
+    OVER = 3  # The last answer is out and the connection closes.
+
+
+class HttpExchange(asyncio.Protocol):
+    """A protocol around the strict parser of `pyfrp.wire.http1`.
+
+    The caller's connection outlives its requests, and so does the upstream: both are reused where
+    the framing of request and answer proves that nothing is left on them.
+    """
+
+    __slots__ = (
+        "_address",
+        "_answer_body",
+        "_answer_left",
+        "_answering",
+        "_asked_at",
+        "_asking",
+        "_body",
+        "_body_left",
+        "_buffer",
+        "_caller",
+        "_choked",
+        "_dechunk",
+        "_frontend",
+        "_half_closed",
+        "_head",
+        "_ip",
+        "_keep_alive",
+        "_queued",
+        "_reading",
+        "_replay",
+        "_requests",
+        "_response",
+        "_route",
+        "_silent",
+        "_upstream",
+        "_upstream_buffer",
+        "deadline",
+    )
+
+    def __init__(self, frontend: HttpFrontend) -> None:
+        self._frontend = frontend
+        self._caller: Endpoint | None = None
+        self._address = ("", 0)
+        self._ip = b""
+        self._requests = 0
+        self._reading = True
+        self._half_closed = False
+        self._silent = False  # Nothing was sent since the caller half-closed.
+        self._choked = False  # The caller does not drain, so the upstream is paused.
+        self._buffer = b""
+        self._asking = Asking.HEAD
+        self._answering = Answering.NONE
+        self._head: RequestHead | None = None
+        self._route: HttpRoute | None = None
+        self._upstream: Upstream | None = None
+        self._body: http1.ChunkedBody | None = None
+        self._body_left = 0
+        self._queued = b""
+        self._replay: bytes | None = None
+        self._asked_at = 0.0
+        self._upstream_buffer = b""
+        self._response: ResponseHead | None = None
+        self._answer_body: http1.ChunkedBody | http1.ChunkedDecoder | None = None
+        self._answer_left = 0
+        self._dechunk = False
+        self._keep_alive = True
+        self.deadline = frontend.clock() + HEAD_S
+
+    # -- the caller ----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        caller = cast(Endpoint, transport)
+        self._caller = caller
+        self._address = peer_address(caller)
+        self._ip = self._address[0].encode()
+        tune(caller, keepalive_s=self._frontend.keepalive_s)
+        self._frontend.enter(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._asking is Asking.HEAD and self._answering is not Answering.OVER:
+            self._read_head(data)
+        elif self._asking is Asking.BODY and self._answering is not Answering.OVER:
+            self._read_body(data)
+        elif self._answering is Answering.OVER:
+            pass  # A caller that is being refused; what it still sends is not read.
+        else:
+            self._buffer += data
+            if len(self._buffer) > READ_AHEAD:
+                self._stop_reading()
+
+    def eof_received(self) -> bool:
+        """The caller sends no more: gone, or half-closed and waiting for its answer?"""
+        self._half_closed = True
+        if self._asking is not Asking.DONE or self._answering is Answering.OVER:
+            return False  # Nothing that could be answered any more.
+        caller = cast(Endpoint, self._caller)
+        head = self._head
+        self._silent = True
+        watch_departure(
+            caller,
+            self._frontend.later,
+            may_probe=self._answering is not Answering.BODY and head is not None and head.minor > 0,
+            silent=lambda: self._silent and self._answering is Answering.BODY,
+        )
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+
+    def pause_writing(self) -> None:
+        self._choked = True
+        if self._upstream is not None:
+            self._upstream.endpoint.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        if self._upstream is not None and not self._upstream.closed:
+            self._upstream.endpoint.resume_reading()
+
+    def _leave(self) -> None:
+        """The caller is gone, so the model may stop."""
+        self._caller = None
+        self._answering = Answering.OVER
+        self._frontend.leave(self)
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+
+    # -- the request ---------------------------------------------------------------------------
+
+    def _read_head(self, data: bytes) -> None:
+        start = len(self._buffer)
+        if start:
+            data = self._buffer + data
+            start = max(0, start - 3)
+        end = http1.find_head_end(data, start)
+        try:
+            if end < 0:
+                self._buffer = data
+                http1.check_partial_head(data)
+                if not start:
+                    self.deadline = self._frontend.clock() + HEAD_S
+                return
+            self._buffer = data[end:] if end < len(data) else b""
+            raw = data[:end] if end < len(data) else data
+            if not self._requests and raw == PREFACE:
+                self._frontend.serve_http2(self._hand_over(), data)
+                return
+            head = http1.parse_request_head(raw)
+        except BadHead as exc:
+            self._asking = Asking.DONE
+            self.refuse(exc.status, str(exc), stage="request head", keep_alive=False)
+            return
+        self._requests += 1
+        self._head = head
+        self._keep_alive = head.keep_alive and not self._frontend.draining
+        self._begin(head)
+
+    def _begin(self, head: RequestHead) -> None:
+        """Route a request, and send it on its way or refuse it."""
+        if head.length == 0 or head.method == b"CONNECT":
+            self._asking = Asking.DONE
+        else:
+            self._asking = Asking.BODY
+            self._body_left = head.length
+            self._body = http1.ChunkedBody() if head.length == CHUNKED else None
+        route = self._frontend.route(head)
+        if route is None:
+            self._frontend.refuse_unknown(self, head)
+            return
+        if route.credentials is not None and not route.admits(head.user, head.password):
+            self.refuse(
+                401,
+                "Unauthorized",
+                stage="credentials",
+                extra=(("WWW-Authenticate", 'Basic realm="Restricted"'),),
+            )
+            return
+        self._route = route
+        self._frontend.count_request(route)
+        out = http1.rewrite_request_head(head, route.request_edit, self._ip)
+        upstream = route.pool.take()
+        if upstream is None:
+            self._queued = out
+            self._replay = None
+            self.deadline = 0.0
+            self._frontend.spawn(self._connect(route))
+        else:
+            self._attach(upstream)
+            self._replay = out
+            upstream.endpoint.write(out)
+        if self._asking is Asking.BODY and self._buffer:
+            rest, self._buffer = self._buffer, b""
+            self._read_body(rest)
+
+    def _read_body(self, data: bytes) -> None:
+        if self._body is not None:
+            try:
+                used = self._body.feed(data)
+            except BadHead as exc:
+                self._asking = Asking.DONE
+                self.refuse(exc.status, str(exc), stage="request body", keep_alive=False)
+                return
+            done = self._body.done
+        else:
+            used = min(len(data), self._body_left)
+            self._body_left -= used
+            done = not self._body_left
+        if used < len(data):
+            self._buffer = data[used:]
+            data = data[:used]
+        if done:
+            self._asking = Asking.DONE
+            self._body = None
+            if self._answering is Answering.HEAD:
+                self._await_answer()
+        upstream = self._upstream
+        if upstream is None:
+            self._queued += data
+            if len(self._queued) > READ_AHEAD:
+                self._stop_reading()
+            return
+        replay = self._replay
+        if replay is not None:
+            self._replay = replay + data if len(replay) + len(data) <= REPLAY_LIMIT else None
+        upstream.endpoint.write(data)
+
+    # -- the work connection -------------------------------------------------------------------
+
+    async def _connect(self, route: HttpRoute) -> None:
+        try:
+            upstream = await route.pool.open(self._address)
+        except PyfrpError as exc:
+            if self._caller is not None and self._route is route:
+                self._frontend.refuse_away(self, route, exc)
+            return
+        if self._caller is None or self._answering is not Answering.NONE:
+            # The caller left meanwhile; the connection is as good as new for the next one.
+            route.pool.give_back(upstream)
+            return
+        if upstream.closed:
+            why = "the local service closed the connection"
+            self._frontend.refuse_dead(self, why, stage="work connection")
+            return
+        self._attach(upstream)
+        queued, self._queued = self._queued, b""
+        upstream.endpoint.write(queued)
+        self._read_on()
+
+    def _attach(self, upstream: Upstream) -> None:
+        upstream.user = self
+        self._upstream = upstream
+        self._answering = Answering.HEAD
+        self._upstream_buffer = b""
+        frontend = self._frontend
+        self._asked_at = frontend.clock()
+        self.deadline = 0.0
+        if self._choked:
+            upstream.endpoint.pause_reading()
+        if self._asking is Asking.DONE:
+            self._await_answer()
+
+    def _await_answer(self) -> None:
+        """The request is out; from here the wait for the answer's head counts."""
+        limit = self._frontend.header_timeout_s
+        if limit:
+            self.deadline = self._frontend.clock() + limit
+
+    def upstream_full(self) -> None:
+        if self._asking is Asking.BODY:
+            self._stop_reading()
+
+    def upstream_drained(self) -> None:
+        self._read_on()
+
+    def upstream_data(self, data: bytes) -> None:
+        if self._answering is Answering.BODY:
+            self._pass_on(data)
+        elif self._answering is Answering.HEAD:
+            self._read_answer(data)
+
+    def upstream_ended(self, exc: Exception | None) -> None:
+        """The work connection is gone in the middle of an exchange."""
+        upstream, self._upstream = self._upstream, None
+        if self._answering is Answering.BODY:
+            if self._answer_left == UNTIL_CLOSE and exc is None:
+                self._finish(None)
+            else:
+                self._cut(exc)
+            return
+        if self._answering is not Answering.HEAD:
+            return
+        if self._may_replay(upstream):
+            self._answering = Answering.NONE
+            self._queued, self._replay = self._replay or b"", None
+            self._frontend.spawn(self._connect(cast("HttpRoute", self._route)))
+            return
+        why = "the local service refused, or closed the connection without an answer"
+        self._frontend.refuse_dead(self, why, stage="response head")
+
+    def _may_replay(self, upstream: Upstream | None) -> bool:
+        """Whether the request only hit a kept connection at the moment of its end.
+
+        Nothing of an answer has come, the whole of what was sent is at hand, and it happened at
+        once: a service that worked on the request for a while and then died must not get it twice.
+        """
+        return (
+            upstream is not None
+            and upstream.used
+            and self._replay is not None
+            and not self._upstream_buffer
+            and self._frontend.clock() - self._asked_at < REPLAY_S
+        )
+
+    # -- the answer ----------------------------------------------------------------------------
+
+    def _read_answer(self, data: bytes) -> None:
+        head = cast(RequestHead, self._head)
+        route = cast("HttpRoute", self._route)
+        start = len(self._upstream_buffer)
+        if start:
+            data = self._upstream_buffer + data
+            start = max(0, start - 3)
+        while True:
+            end = http1.find_head_end(data, start)
+            if end < 0:
+                if len(data) > http1.MAX_HEAD_BYTES:
+                    self._broken_answer("its head is too large")
+                else:
+                    self._upstream_buffer = data
+                return
+            try:
+                answer = http1.parse_response_head(
+                    data[:end] if end < len(data) else data, head.method
+                )
+            except BadHead as exc:
+                self._broken_answer(str(exc))
+                return
+            data = data[end:]
+            start = 0
+            self._replay = None
+            if answer.status >= 200 or answer.status == 101:
+                break
+            if head.minor:
+                self._write(answer.raw)
+        self._upstream_buffer = b""
+        self._response = answer
+        if answer.status == 101 or (head.method == b"CONNECT" and answer.status < 300):
+            self._tunnel(answer, data)
+            return
+        length = answer.length
+        self._dechunk = length == CHUNKED and not head.minor
+        # Without framing that the caller can read, only the end of the connection ends the answer;
+        # and bytes of an unfinished request would be taken for the next one.
+        self._keep_alive = (
+            self._keep_alive
+            and length != UNTIL_CLOSE
+            and not self._dechunk
+            and self._asking is Asking.DONE
+            and not self._frontend.draining
+        )
+        out = http1.rewrite_response_head(
+            answer,
+            route.response_edit,
+            keep_alive=self._keep_alive,
+            caller_minor=head.minor,
+            dechunk=self._dechunk,
+            date=self._frontend.date,
+        )
+        self._answering = Answering.BODY
+        self.deadline = 0.0
+        self._answer_left = length
+        # The common case first: head and whole body came in one piece and leave in one piece.
+        if length == len(data):
+            self._write(out + data if data else out)
+            self._finish(answer)
+            return
+        if length == CHUNKED:
+            self._answer_body = http1.ChunkedDecoder() if self._dechunk else http1.ChunkedBody()
+        else:
+            self._answer_body = None
+        if data:
+            self._pass_on(data, out)
+        else:
+            self._write(out)
+
+    def _pass_on(self, data: bytes, head: bytes = b"") -> None:
+        """Send body bytes on in the turn in which they came."""
+        body = self._answer_body
+        extra = False
+        if body is None:
+            left = self._answer_left
+            done = False
+            if left != UNTIL_CLOSE:
+                if len(data) > left:
+                    data = data[:left]
+                    extra = True
+                left -= len(data)
+                self._answer_left = left
+                done = not left
+        else:
+            try:
+                if self._dechunk:
+                    payload, used = cast(http1.ChunkedDecoder, body).feed(data)
+                else:
+                    used = cast(http1.ChunkedBody, body).feed(data)
+                    payload = data if used == len(data) else data[:used]
+            except BadHead as exc:
+                self._cut(exc)
+                return
+            done = body.done
+            extra = used < len(data)
+            data = payload
+        caller = self._caller
+        if caller is not None:
+            self._silent = False
+            caller.write(head + data if head else data)
+        if done:
+            answer = self._response
+            if extra and answer is not None:
+                answer.keep_alive = False
+            self._finish(answer)
+
+    def _finish(self, answer: ResponseHead | None) -> None:
+        """The answer is complete: free the upstream, go on with the caller."""
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            if answer is not None and answer.keep_alive and self._asking is Asking.DONE:
+                cast("HttpRoute", self._route).pool.give_back(upstream)
+                if self._choked:
+                    upstream.endpoint.resume_reading()
+            else:
+                upstream.abort()
+        self._answer_body = None
+        self._response = None
+        self._route = None
+        self._head = None
+        if not self._keep_alive:
+            self._close()
+            return
+        self._asking = Asking.HEAD
+        self._answering = Answering.NONE
+        self.deadline = self._frontend.clock() + HEAD_S
+        if self._buffer:
+            self._frontend.soon(self._next)
+        elif self._half_closed:
+            self._close()
+        elif not self._reading:
+            self._read_on()
+
+    def _next(self) -> None:
+        """A pipelined request is at hand."""
+        if self._caller is None or self._asking is not Asking.HEAD:
+            return
+        data, self._buffer = self._buffer, b""
+        if data:
+            self._read_head(data)
+        self._read_on()
+        if self._half_closed and self._asking is Asking.HEAD:
+            self._close()
+
+    def _tunnel(self, answer: ResponseHead, early: bytes) -> None:
+        """An upgrade, or CONNECT: from here on a plain pipe."""
+        upstream, self._upstream = cast(Upstream, self._upstream), None
+        route = cast("HttpRoute", self._route)
+        rest, self._buffer = self._buffer, b""
+        caller = self._hand_over()
+        caller.write(
+            http1.rewrite_response_head(
+                answer,
+                route.response_edit,
+                keep_alive=True,
+                caller_minor=1,
+                dechunk=False,
+                date=self._frontend.date,
+            )
+        )
+        if early:
+            caller.write(early)
+        caller.pause_reading()
+        self._frontend.bridge(caller, upstream.release(), rest)
+
+    # -- refusals and ends ---------------------------------------------------------------------
+
+    def refuse(
+        self,
+        status: int,
+        reason: str,
+        *,
+        stage: str,
+        keep_alive: bool = True,
+        extra: tuple[tuple[str, str], ...] = (),
+        page: bytes | None = None,
+    ) -> None:
+        """Answer in the upstream's place, and end this exchange.
+
+        Args:
+            stage: How far the request came, for the log.
+            keep_alive: Whether the caller's connection may stay, if its framing allows.
+            extra: Header fields to add.
+            page: An HTML body to send instead of ours.
+        """
+        head = self._head
+        self._frontend.log_refusal(self._route, head, self._address, status, stage, reason)
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+        self._queued = b""
+        self._keep_alive = keep_alive and self._keep_alive and self._asking is Asking.DONE
+        self._write(
+            http1.error_response(
+                status,
+                reason,
+                json=head is not None and head.accepts_json,
+                keep_alive=self._keep_alive,
+                head_only=head is not None and head.method == b"HEAD",
+                extra=extra,
+                page=page,
+            )
+        )
+        self._finish(None)
+
+    def _broken_answer(self, why: str) -> None:
+        why = f"the local service sent a broken answer: {why}"
+        self._frontend.refuse_dead(self, why, stage="response head")
+
+    def _cut(self, exc: Exception | None) -> None:
+        """The answer broke off: the caller's connection ends in a way that it can tell."""
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+        why = str(exc) if exc is not None else "the local service closed the connection"
+        self._frontend.log_refusal(
+            self._route, self._head, self._address, 0, "response body", f"answer cut: {why}"
+        )
+        self._answering = Answering.OVER
+        if self._caller is not None:
+            reset(self._caller)
+
+    def _close(self) -> None:
+        """Close after the last answer; one that still sends is not reset before it has read it."""
+        self._answering = Answering.OVER
+        caller = self._caller
+        if caller is None:
+            return
+        if self._half_closed or (self._asking is Asking.DONE and not self._buffer):
+            caller.close()
+            return
+        self.deadline = self._frontend.clock() + LINGER_S
+        self._buffer = b""
+        self._reading = True
+        caller.resume_reading()
+        if caller.can_write_eof():
+            caller.write_eof()
+
+    def expire(self) -> None:
+        """The frontend found `deadline` passed."""
+        self.deadline = 0.0
+        if self._caller is None:
+            return
+        if self._answering is Answering.HEAD:
+            self.refuse(504, "the local service sent no answer in time", stage="response head")
+        elif self._answering is Answering.OVER:
+            self._caller.abort()
+        elif not self._buffer:
+            self._caller.close()
+        else:
+            self._asking = Asking.DONE
+            self._buffer = b""
+            self.refuse(
+                408, "the request head took too long", stage="request head", keep_alive=False
+            )
+
+    def drain(self) -> None:
+        """The server is ending: idle connections close now, busy ones after their answer."""
+        self._keep_alive = False
+        if self._asking is Asking.HEAD and not self._buffer and self._caller is not None:
+            self._caller.close()
+
+    def abort(self) -> None:
+        if self._caller is not None:
+            self._caller.abort()
+
+    # -- small steps ---------------------------------------------------------------------------
+
+    def _write(self, data: bytes) -> None:
+        if self._caller is not None:
+            self._caller.write(data)
+
+    def _stop_reading(self) -> None:
+        if self._reading and self._caller is not None:
+            self._reading = False
+            self._caller.pause_reading()
+
+    def _read_on(self) -> None:
+        if not self._reading and self._caller is not None and not self._caller.is_closing():
+            self._reading = True
+            self._caller.resume_reading()
+
+    def _hand_over(self) -> Endpoint:
+        """Let somebody else read the caller's connection from now on."""
+        caller = cast(Endpoint, self._caller)
+        self._caller = None
+        self._answering = Answering.OVER
+        self._frontend.leave(self)
+        return caller

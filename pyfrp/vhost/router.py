@@ -1,0 +1,90 @@
+"""Which proxy answers a request: host, then path, then HTTP user.
+
+The order of the search is frp's (`pkg/util/vhost/router.go`, `vhost.go`): the exact host, then
+wildcards from the longest, then `*`; within a domain the routes of the request's HTTP user before
+those for everybody; within these the longest location that is a string prefix of the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from pyfrp.errors import RefusedError
+
+T = TypeVar("T")
+
+# Hosts remembered after their last route went, to answer 503 instead of 404.
+MAX_KNOWN_HOSTS = 10_000
+
+
+class Router(Generic[T]):
+    """Routes of one kind of vhost.
+
+    Domains are compared in lower case. A route is (domain, location, user).
+    """
+
+    def __init__(self) -> None:
+        # domain -> user -> routes in descending order of location, which puts the longest match
+        # first.
+        self._domains: dict[str, dict[str, list[tuple[str, T]]]] = {}
+        self._known: dict[str, None] = {}
+
+    def add(self, domain: str, location: str, user: str, target: T) -> None:
+        """Add a route.
+
+        Raises:
+            RefusedError: with frp's text, when the same route exists.
+        """
+        domain = domain.lower()
+        routes = self._domains.setdefault(domain, {}).setdefault(user, [])
+        if any(known == location for known, _ in routes):
+            raise RefusedError("router config conflict")
+        routes.append((location, target))
+        routes.sort(key=lambda route: route[0], reverse=True)
+        self._known[domain] = None
+        if len(self._known) > MAX_KNOWN_HOSTS:
+            del self._known[next(iter(self._known))]
+
+    def remove(self, domain: str, location: str, user: str) -> None:
+        """Remove a route that `add` accepted."""
+        domain = domain.lower()
+        users = self._domains[domain]
+        users[user] = [route for route in users[user] if route[0] != location]
+        if not users[user]:
+            del users[user]
+        if not users:
+            del self._domains[domain]
+
+    def find(self, host: str, path: str, user: str) -> T | None:
+        """The target for a request, or None.
+
+        Args:
+            host: Lower case, without port and trailing dot.
+            path: Percent-decoded, without query.
+            user: From the request's credentials, or "".
+        """
+        for domain in candidates(host):
+            users = self._domains.get(domain)
+            if users is None:
+                continue
+            for name in (user, "") if user else ("",):
+                for location, target in users.get(name, ()):
+                    if path.startswith(location):
+                        return target
+        return None
+
+    def knows(self, host: str) -> bool:
+        """Whether `host` has, or since the start once had, a route."""
+        return any(domain in self._known for domain in candidates(host))
+
+
+def candidates(host: str) -> Iterator[str]:
+    """The domains that may route `host`, best first; never as wide as `*.com`."""
+    yield host
+    labels = host.split(".")
+    while len(labels) >= 3:
+        labels[0] = "*"
+        yield ".".join(labels)
+        del labels[0]
+    yield "*"

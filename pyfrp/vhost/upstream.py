@@ -1,0 +1,154 @@
+"""Work connections that carry one HTTP request after another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from pyfrp.net.endpoint import Endpoint
+
+# Kept by the hundred, last in first out: a handshake per stream instead of one per request is worth
+# a factor of three (tests/perf, `make bench`). What is not needed ends after IDLE_S.
+MAX_IDLE = 512
+IDLE_S = 60.0  # As frp (`pkg/util/vhost/http.go`, IdleConnTimeout).
+
+
+class UpstreamUser(Protocol):
+    """Who sends a request on an upstream and reads its answer."""
+
+    def upstream_data(self, data: bytes) -> None: ...
+    def upstream_ended(self, exc: Exception | None) -> None: ...
+    def upstream_full(self) -> None: ...
+    def upstream_drained(self) -> None: ...
+
+
+class Upstream(asyncio.Protocol):
+    """One work connection of an http proxy: in use by an exchange, or idle in its pool."""
+
+    __slots__ = ("_pool", "closed", "endpoint", "idle_since", "used", "user")
+
+    def __init__(self, endpoint: Endpoint, pool: UpstreamPool, early: bytes) -> None:
+        self.endpoint = endpoint
+        self._pool = pool
+        self.user: UpstreamUser | None = None
+        self.idle_since = 0.0
+        self.used = False  # Has carried a request before.
+        self.closed = endpoint.is_closing()
+        endpoint.set_protocol(self)
+        if early:
+            self.data_received(early)
+        if not self.closed:
+            endpoint.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once; the far end learns that nobody waits any more."""
+        self.user = None
+        if not self.closed:
+            self.closed = True
+            self._pool.forget(self)
+            self.endpoint.abort()
+
+    def release(self) -> Endpoint:
+        """Give up the endpoint, paused, for a use that is not a request."""
+        self.user = None
+        self.closed = True
+        self.endpoint.pause_reading()
+        return self.endpoint
+
+    def data_received(self, data: bytes) -> None:
+        user = self.user
+        if user is None:
+            # Bytes that nobody asked for would be taken for the next caller's answer.
+            self.abort()
+        else:
+            user.upstream_data(data)
+
+    def eof_received(self) -> bool:
+        self._lose(None)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lose(exc)
+
+    def pause_writing(self) -> None:
+        if self.user is not None:
+            self.user.upstream_full()
+
+    def resume_writing(self) -> None:
+        if self.user is not None:
+            self.user.upstream_drained()
+
+    def _lose(self, exc: Exception | None) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._pool.forget(self)
+        user, self.user = self.user, None
+        if user is not None:
+            user.upstream_ended(exc)
+
+
+class UpstreamPool:
+    """The work connections of one http proxy.
+
+    Args:
+        connect: `await connect(caller_address)` gives a started work connection, paused, and the
+            bytes read ahead on it. Raises PyfrpError when there is none to be had.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[tuple[str, int]], Awaitable[tuple[Endpoint, bytes]]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._connect = connect
+        self._clock = clock
+        self._idle: dict[Upstream, None] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def take(self) -> Upstream | None:
+        """The idle upstream that was used last, or None."""
+        idle = self._idle
+        if not idle:
+            return None
+        upstream = idle.popitem()[0]
+        return upstream
+
+    async def open(self, caller: tuple[str, int]) -> Upstream:
+        """A new upstream, caused by the caller at this address."""
+        endpoint, early = await self._connect(caller)
+        return Upstream(endpoint, self, early)
+
+    def give_back(self, upstream: Upstream) -> None:
+        """Keep an upstream whose answer is complete for the next request."""
+        upstream.user = None
+        if upstream.closed:
+            return
+        if self._closed or len(self._idle) >= MAX_IDLE:
+            upstream.abort()
+            return
+        upstream.used = True
+        upstream.idle_since = self._clock()
+        self._idle[upstream] = None
+
+    def forget(self, upstream: Upstream) -> None:
+        self._idle.pop(upstream, None)
+
+    def sweep(self, now: float) -> None:
+        """Close what has been idle for too long; the longest idle come first."""
+        while self._idle:
+            upstream = next(iter(self._idle))
+            if now - upstream.idle_since < IDLE_S:
+                break
+            upstream.abort()
+
+    def close(self) -> None:
+        """Close idle upstreams now, and the others when their answer is complete."""
+        self._closed = True
+        for upstream in list(self._idle):
+            upstream.abort()
