@@ -1,7 +1,7 @@
 """Records: small classes whose body is the table of their JSON form, read and written as Go does.
 
     class Ping(Record):
-        privilege_key: str = secret()
+        privilege_key: str = secret(default="")
         timestamp: int = 0
 
 Field order is the order on the wire, the annotation chooses the JSON form, and the attribute name
@@ -58,7 +58,7 @@ def wire(key: str, *, default: Any, always: bool = False) -> Any:
     return _Spec(default, key=key, always=always)
 
 
-def secret(*, default: str = "") -> Any:
+def secret(*, default: str) -> Any:
     """A string that stays out of `repr`, so that it cannot slip into a log or an error."""
     return _Spec(default, hidden=True)
 

@@ -64,7 +64,7 @@ class Login(Message):
     os: str = ""
     arch: str = ""
     user: str = ""
-    privilege_key: str = secret()
+    privilege_key: str = secret(default="")
     timestamp: int = 0
     run_id: str = ""
     client_id: str = ""
@@ -91,7 +91,7 @@ class NewProxy(Message):
     bandwidth_limit: str = ""
     bandwidth_limit_mode: str = ""
     group: str = ""
-    group_key: str = secret()
+    group_key: str = secret(default="")
     metas: dict[str, str] = each(factory=dict)
     annotations: dict[str, str] = each(factory=dict)
     remote_port: int = 0
@@ -99,12 +99,12 @@ class NewProxy(Message):
     subdomain: str = ""
     locations: list[str] = each(factory=list)
     http_user: str = ""
-    http_pwd: str = secret()
+    http_pwd: str = secret(default="")
     host_header_rewrite: str = ""
     headers: dict[str, str] = each(factory=dict)
     response_headers: dict[str, str] = each(factory=dict)
     route_by_http_user: str = ""
-    sk: str = secret()
+    sk: str = secret(default="")
     allow_users: list[str] = each(factory=list)
     multiplexer: str = ""
 
@@ -127,7 +127,7 @@ class NewWorkConn(Message):
     """First message of a work connection. Key and time only with the scope `NewWorkConns`."""
 
     run_id: str = ""
-    privilege_key: str = secret()
+    privilege_key: str = secret(default="")
     timestamp: int = 0
 
 
@@ -151,7 +151,7 @@ class NewVisitorConn(Message):
 
     run_id: str = ""
     proxy_name: str = ""
-    sign_key: str = secret()
+    sign_key: str = secret(default="")
     timestamp: int = 0
     use_encryption: bool = False
     use_compression: bool = False
@@ -167,7 +167,7 @@ class NewVisitorConnResp(Message):
 class Ping(Message):
     """Heartbeat of the client. Key and time only with the scope `HeartBeats`."""
 
-    privilege_key: str = secret()
+    privilege_key: str = secret(default="")
     timestamp: int = 0
 
 
@@ -192,7 +192,7 @@ class NatHoleVisitor(Message):
     proxy_name: str = ""
     pre_check: bool = False
     protocol: str = ""
-    sign_key: str = secret()
+    sign_key: str = secret(default="")
     timestamp: int = 0
     mapped_addrs: list[str] = each(factory=list)
     assisted_addrs: list[str] = each(factory=list)
