@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pyfrp import log as logging
 from pyfrp.errors import ConfigError
 from pyfrp.net.runner import Notifier, Signals, run
+from pyfrp.net.scope import Scope
 
 if TYPE_CHECKING:
     from pyfrp.config import ClientConfig, ServerConfig
@@ -83,29 +84,28 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
     notifier = Notifier()
     signals = Signals(logging.reopen)
     client = Client(cfg, on_login=notifier.ready)
-    running = asyncio.ensure_future(client.run())
-    stopping = asyncio.ensure_future(signals.stop.wait())
+
+    async def stop() -> None:
+        await signals.stop.wait()
+        log.info("frpc is stopping, open connections may finish", seconds=cfg.shutdown_timeout)
+        notifier.stopping()
+        await client.stop(float(cfg.shutdown_timeout))
+
+    scope = Scope(client.report)
+    scope.spawn(stop(), name="stop")
+    _freeze()
     try:
-        _freeze()
-        await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if stopping.done():
-            log.info("frpc is stopping, open connections may finish", seconds=cfg.shutdown_timeout)
-            notifier.stopping()
-            await client.stop(float(cfg.shutdown_timeout))
-        try:
-            await running
-        except LoginFailed as exc:
-            print(
-                f"login to the server failed: {exc}. "
-                "With loginFailExit enabled, no additional retries will be attempted",
-                flush=True,
-            )
-            return FAILED
-        finally:
-            log.info(f"frpc service for config file [{config_path or ''}] stopped")
+        await client.run()
+    except LoginFailed as exc:
+        print(
+            f"login to the server failed: {exc}. "
+            "With loginFailExit enabled, no additional retries will be attempted",
+            flush=True,
+        )
+        return FAILED
     finally:
-        stopping.cancel()
-        running.cancel()
+        log.info(f"frpc service for config file [{config_path or ''}] stopped")
+        await scope.close()
         notifier.close()
     return STOPPED
 

@@ -122,9 +122,7 @@ class MuxConnector:
         self._mux.close(PeerClosed("the session ended"))
 
 
-async def connect(
-    route: Route, on_error: Callable[[BaseException, str], None]
-) -> Connector:
+async def connect(route: Route, on_error: Callable[[BaseException, str], None]) -> Connector:
     """Make the link, if there is one to make.
 
     Raises:

@@ -183,9 +183,7 @@ class Control:
                 endpoint, early = await self._connector.open()
                 conn = MessageConn(endpoint, early=early)
                 key, timestamp = self._auth.work_conn_fields(time.time())
-                conn.write(
-                    NewWorkConn(run_id=self._run_id, privilege_key=key, timestamp=timestamp)
-                )
+                conn.write(NewWorkConn(run_id=self._run_id, privilege_key=key, timestamp=timestamp))
             start = await conn.read()
             if not isinstance(start, StartWorkConn):
                 raise LinkError(f"expected StartWorkConn, got {type(start).__name__}")

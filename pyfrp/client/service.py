@@ -244,5 +244,3 @@ def _route(cfg: ClientConfig) -> Route:
         tcp_mux=transport.tcp_mux,
         mux_keepalive_s=float(transport.tcp_mux_keepalive_interval),
     )
-
-

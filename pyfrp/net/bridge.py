@@ -58,8 +58,8 @@ class Leg(asyncio.Protocol):
 class Bridge:
     """Bytes flow both ways between two endpoints until either is lost.
 
-    Both endpoints are tuned and resumed here; bytes that were read ahead of the hand-over are passed
-    in. Counters of bytes stay readable after the end.
+    Both endpoints are resumed here; bytes read ahead of the hand-over are passed in. Counters of
+    bytes stay readable after the end.
 
     Args:
         near, far: The endpoints; this sets their protocols.

@@ -54,9 +54,7 @@ async def dial_tcp(
         async with asyncio.timeout(timeout_s):
             for address in await resolve(host, port):
                 try:
-                    transport, held = await loop.create_connection(
-                        Held, *address, local_addr=local
-                    )
+                    transport, held = await loop.create_connection(Held, *address, local_addr=local)
                 except OSError as exc:
                     failures.append(f"{format_address(address)}: {explain(exc)}")
                     continue

@@ -15,9 +15,7 @@ class Held(asyncio.Protocol):
             before the loop could be made to pause.
     """
 
-    def __init__(
-        self, on_open: Callable[[asyncio.Transport, Held], None] | None = None
-    ) -> None:
+    def __init__(self, on_open: Callable[[asyncio.Transport, Held], None] | None = None) -> None:
         self._on_open = on_open
         self._transport: asyncio.Transport | None = None
         self.early = b""
@@ -31,7 +29,11 @@ class Held(asyncio.Protocol):
 
     def _pause(self) -> None:
         transport = self._transport
-        if transport is not None and transport.get_protocol() is self and not transport.is_closing():
+        if (
+            transport is not None
+            and transport.get_protocol() is self
+            and not transport.is_closing()
+        ):
             transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:

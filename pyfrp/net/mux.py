@@ -27,7 +27,7 @@ class MuxStream(Stream):
 
     __slots__ = ("_closing", "_full", "_lost", "_mux", "_protocol")
 
-    def __init__(self, session: Session[Stream], stream_id: int, mux: MuxTransport) -> None:
+    def __init__(self, session: Session[MuxStream], stream_id: int, mux: MuxTransport) -> None:
         super().__init__(session, stream_id)
         self._mux = mux
         self._protocol: asyncio.Protocol | None = None
@@ -170,7 +170,7 @@ class MuxTransport(asyncio.Protocol):
         self._lost = False
         self.session: Session[MuxStream] = Session(
             client=client,
-            make_stream=lambda session, stream_id: MuxStream(session, stream_id, self),  # type: ignore[arg-type]  # Session is generic in the stream it makes
+            make_stream=self._make_stream,
             on_stream=on_stream,
             on_output=self._schedule,
             now=self.loop.time(),
@@ -180,6 +180,9 @@ class MuxTransport(asyncio.Protocol):
         link.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         link.set_protocol(self)
         self._arm()
+
+    def _make_stream(self, session: Session[MuxStream], stream_id: int) -> MuxStream:
+        return MuxStream(session, stream_id, self)
 
     def open(self) -> MuxStream:
         """Open a stream. Raises PeerClosed when the link takes no more."""

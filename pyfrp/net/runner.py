@@ -56,9 +56,7 @@ class Signals:
         except (NotImplementedError, RuntimeError):
             # Windows: no handlers in the loop. Ctrl-C still raises KeyboardInterrupt.
             with suppress(OSError, ValueError):
-                signal.signal(
-                    number, lambda *_: self._loop.call_soon_threadsafe(callback)
-                )
+                signal.signal(number, lambda *_: self._loop.call_soon_threadsafe(callback))
 
     def _on_stop(self) -> None:
         if self.stop.is_set() and self._main is not None:

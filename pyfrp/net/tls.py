@@ -279,9 +279,7 @@ async def upgrade(
     Raises:
         HandshakeError: with the reason in words.
     """
-    tls = TlsEndpoint(
-        link, context, server_side=server_side, server_name=server_name, early=early
-    )
+    tls = TlsEndpoint(link, context, server_side=server_side, server_name=server_name, early=early)
     link.resume_reading()
     try:
         await tls.handshaken

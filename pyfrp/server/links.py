@@ -21,7 +21,9 @@ from pyfrp.net.tls import upgrade
 from pyfrp.wire.messages import Message
 from pyfrp.wire.sniff import Kind
 
-HANDSHAKE_S = 10.0  # For each step up to the first message (frp `server/service.go`, connReadTimeout).
+HANDSHAKE_S = (
+    10.0  # For each step up to the first message (frp `server/service.go`, connReadTimeout).
+)
 # Connections that have not said who they are, in all. When there are more, the oldest goes: a flood
 # cannot keep a client with a quick login out.
 MAX_UNKNOWN = 1024

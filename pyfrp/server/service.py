@@ -90,9 +90,7 @@ class Server:
                 log=self.log,
                 scope=self._scope,
             )
-        shared = (
-            cfg.vhost_http_port == cfg.bind_port and cfg.bind_addr == cfg.proxy_bind_addr
-        )
+        shared = cfg.vhost_http_port == cfg.bind_port and cfg.bind_addr == cfg.proxy_bind_addr
         self._acceptor = LinkAcceptor(
             on_first=self._on_first,
             on_http=self.http.adopt if self.http is not None and shared else None,

@@ -43,7 +43,9 @@ def watch_departure(
     later(LOOK_S, _look, caller, later, silent, LOOKS)
 
 
-def _look(caller: Endpoint, later: Callable[..., Any], silent: Callable[[], bool], left: int) -> None:
+def _look(
+    caller: Endpoint, later: Callable[..., Any], silent: Callable[[], bool], left: int
+) -> None:
     if caller.is_closing():
         return
     if _has_left(caller) or (left == 1 and silent()):

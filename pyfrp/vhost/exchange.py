@@ -72,6 +72,7 @@ class HttpExchange(asyncio.Protocol):
         "_head",
         "_ip",
         "_keep_alive",
+        "_last",
         "_queued",
         "_reading",
         "_replay",
@@ -79,6 +80,7 @@ class HttpExchange(asyncio.Protocol):
         "_response",
         "_route",
         "_silent",
+        "_skipped",
         "_upstream",
         "_upstream_buffer",
         "deadline",
@@ -98,6 +100,8 @@ class HttpExchange(asyncio.Protocol):
         self._asking = Asking.HEAD
         self._answering = Answering.NONE
         self._head: RequestHead | None = None
+        self._last: RequestHead | None = None  # Many callers repeat the head of their last request.
+        self._skipped = False
         self._route: HttpRoute | None = None
         self._upstream: Upstream | None = None
         self._body: http1.ChunkedBody | None = None
@@ -176,30 +180,32 @@ class HttpExchange(asyncio.Protocol):
     # -- the request ---------------------------------------------------------------------------
 
     def _read_head(self, data: bytes) -> None:
-        start = len(self._buffer)
-        if start:
+        seen = len(self._buffer)
+        if seen:
             data = self._buffer + data
-            start = max(0, start - 3)
-        end = http1.find_head_end(data, start)
         try:
-            if end < 0:
-                self._buffer = data
-                http1.check_partial_head(data)
-                if not start:
-                    self.deadline = self._frontend.clock() + HEAD_S
-                return
-            self._buffer = data[end:] if end < len(data) else b""
-            raw = data[:end] if end < len(data) else data
-            if not self._requests and raw == PREFACE:
+            if data.startswith(b"\r\n") and not self._skipped:
+                self._skipped = True  # One empty line before a request is ignored (RFC 9112, 2.2).
+                data = data[http1.skip_empty_line(data) :]
+                seen = 0
+            if not self._requests and data.startswith(PREFACE):
                 self._frontend.serve_http2(self._hand_over(), data)
                 return
-            head = http1.parse_request_head(raw)
+            head = http1.next_request_head(data, self._last, seen)
         except BadHead as exc:
             self._asking = Asking.DONE
             self.refuse(exc.status, str(exc), stage="request head", keep_alive=False)
             return
+        if head is None:
+            self._buffer = data
+            if not seen:
+                self.deadline = self._frontend.clock() + HEAD_S
+            return
+        end = len(head.raw)
+        self._buffer = data[end:] if end < len(data) else b""
         self._requests += 1
-        self._head = head
+        self._skipped = False
+        self._last = self._head = head
         self._keep_alive = head.keep_alive and not self._frontend.draining
         self._begin(head)
 
@@ -364,34 +370,28 @@ class HttpExchange(asyncio.Protocol):
     def _read_answer(self, data: bytes) -> None:
         head = cast(RequestHead, self._head)
         route = cast("HttpRoute", self._route)
-        start = len(self._upstream_buffer)
-        if start:
+        seen = len(self._upstream_buffer)
+        if seen:
             data = self._upstream_buffer + data
-            start = max(0, start - 3)
         while True:
-            end = http1.find_head_end(data, start)
-            if end < 0:
-                if len(data) > http1.MAX_HEAD_BYTES:
-                    self._broken_answer("its head is too large")
-                else:
-                    self._upstream_buffer = data
-                return
             try:
-                answer = http1.parse_response_head(
-                    data[:end] if end < len(data) else data, head.method
-                )
+                answer = http1.next_response_head(data, head.method, route.last_answer, seen)
             except BadHead as exc:
                 self._broken_answer(str(exc))
                 return
-            data = data[end:]
-            start = 0
+            if answer is None:
+                self._upstream_buffer = data
+                return
+            end = len(answer.raw)
+            data = data[end:] if end < len(data) else b""
+            seen = 0
             self._replay = None
             if answer.status >= 200 or answer.status == 101:
                 break
             if head.minor:
                 self._write(answer.raw)
         self._upstream_buffer = b""
-        self._response = answer
+        self._response = route.last_answer = answer
         if answer.status == 101 or (head.method == b"CONNECT" and answer.status < 300):
             self._tunnel(answer, data)
             return
@@ -463,13 +463,15 @@ class HttpExchange(asyncio.Protocol):
             self._silent = False
             caller.write(head + data if head else data)
         if done:
-            answer = self._response
-            if extra and answer is not None:
-                answer.keep_alive = False
-            self._finish(answer)
+            # Bytes beyond the answer would be taken for the next one.
+            self._finish(None if extra else self._response)
 
     def _finish(self, answer: ResponseHead | None) -> None:
-        """The answer is complete: free the upstream, go on with the caller."""
+        """The answer is complete: free the upstream, go on with the caller.
+
+        Args:
+            answer: The head that says whether the upstream may be kept; None for certainly not.
+        """
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             if answer is not None and answer.keep_alive and self._asking is Asking.DONE:

@@ -9,15 +9,14 @@ from collections.abc import Coroutine
 from email.utils import formatdate
 from typing import Any, Protocol
 
-from pyfrp.errors import LinkError, PyfrpError
+from pyfrp.errors import PyfrpError
 from pyfrp.net.bridge import Bridge
 from pyfrp.net.endpoint import Endpoint, format_address
 from pyfrp.net.scope import Scope
 from pyfrp.vhost.exchange import HttpExchange
 from pyfrp.vhost.router import Router
 from pyfrp.vhost.upstream import UpstreamPool
-from pyfrp.wire import http1
-from pyfrp.wire.http1 import HeadEdit, RequestHead
+from pyfrp.wire.http1 import HeadEdit, RequestHead, ResponseHead
 
 SWEEP_S = 1.0
 RETRY_AFTER_S = 5  # Told to callers while the client is away; clients are back within seconds.
@@ -42,7 +41,15 @@ class HttpRoute:
         user, password: Required credentials; both empty for none.
     """
 
-    __slots__ = ("credentials", "name", "pool", "request_edit", "requests", "response_edit")
+    __slots__ = (
+        "credentials",
+        "last_answer",
+        "name",
+        "pool",
+        "request_edit",
+        "requests",
+        "response_edit",
+    )
 
     def __init__(
         self,
@@ -60,6 +67,7 @@ class HttpRoute:
         self.response_edit = response_edit
         self.credentials = f"{user}:{password}".encode() if user or password else None
         self.requests = 0
+        self.last_answer: ResponseHead | None = None  # Within a second, many heads are equal.
 
     def admits(self, user: str, password: str) -> bool:
         if self.credentials is None:
@@ -203,8 +211,8 @@ class HttpFrontend:
         if self._frp_errors:
             self._refuse_not_found(exchange, None, str(exc))
             return
-        reason = "the client does not answer" if isinstance(exc, LinkError) else "the client is away"
-        exchange.refuse(503, f"{reason}: {exc}", stage="work connection", extra=_RETRY_AFTER)
+        away = f"the client does not answer: {exc}"
+        exchange.refuse(503, away, stage="work connection", extra=_RETRY_AFTER)
 
     def refuse_dead(self, exchange: HttpExchange, why: str, *, stage: str) -> None:
         """The local service refused, or broke before an answer."""
@@ -272,4 +280,3 @@ _RETRY_AFTER = (("Retry-After", str(RETRY_AFTER_S)),)
 
 def _http_date() -> bytes:
     return formatdate(time.time(), usegmt=True).encode()
-

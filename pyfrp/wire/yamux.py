@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
 from struct import Struct
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pyfrp.errors import LocalWireError, MuxError
 
@@ -81,7 +81,7 @@ class Stream:
         "session",
     )
 
-    def __init__(self, session: Session[Stream], stream_id: int) -> None:
+    def __init__(self, session: Session[Any], stream_id: int) -> None:
         self.session = session
         self.id = stream_id
         self._in = Half.OPEN
@@ -384,9 +384,12 @@ class Session(Generic[S]):
             self._head = data[pos:]
 
     def _body_begin(self, stream: S | None, length: int, word: int) -> None:
-        if stream is not None and length:
-            if stream._credit < length or stream._in is not Half.OPEN:
-                raise self._overrun(stream)
+        if (
+            stream is not None
+            and length
+            and (stream._credit < length or stream._in is not Half.OPEN)
+        ):
+            raise self._overrun(stream)
         self._body_left = length
         self._body_stream = stream
         self._body_ends = bool(word & FIN)

@@ -107,9 +107,7 @@ class ClientProxy:
         """Join a started work connection, paused, with the local service."""
         cfg = self.cfg
         try:
-            local, greeting = await dial_tcp(
-                cfg.local_ip, cfg.local_port, timeout_s=LOCAL_DIAL_S
-            )
+            local, greeting = await dial_tcp(cfg.local_ip, cfg.local_port, timeout_s=LOCAL_DIAL_S)
         except DialError as exc:
             where = format_address((cfg.local_ip, cfg.local_port))
             self.log.error(f"connect to local service [{where}] error: {exc}")

@@ -122,5 +122,3 @@ async def bind_first(
         except OSError:
             continue
     raise RefusedError("port unavailable" if fixed else "no available port")
-
-
