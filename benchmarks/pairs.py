@@ -220,7 +220,8 @@ def pyfrp() -> Pair:
         [*command, "--version"], capture_output=True, text=True, cwd=ROOT, timeout=30
     )
     if done.returncode:
-        raise BenchError(f"python -m pyfrp does not run: {done.stderr.strip()[-300:]}")
+        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise BenchError(f"python -m pyfrp does not run: {reason}")
     return FrpPair("pyfrp", done.stdout.strip(), ([*command, "server"], [*command, "client"]))
 
 
