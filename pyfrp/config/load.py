@@ -265,11 +265,12 @@ def _matches(pattern: str, document: Document, place: Place) -> list[str]:
 
 def _duplicates(kind: str, entries: list[E], spots: list[Spot]) -> list[Problem]:
     seen: set[str] = set()
-    problems = []
-    for entry, (source, table) in zip(entries, spots, strict=True):
+    problems: list[Problem] = []
+    for index, entry in enumerate(entries):
         if entry.name in seen and entry.name:
             text = f"{kind} name [{entry.name}] is duplicated"
-            problems.append(Problem(text, (*table, "name"), "names must be unique", source=source))
+            problem = Problem(text, ("name",), "names must be unique")
+            problems.append(problem.within(*spots[index]))
         seen.add(entry.name)
     return problems
 
