@@ -330,6 +330,7 @@ def _memory(spec: Spec) -> dict[str, float]:
         "errors": streams.errors,
         "idle_rss_mib": idle.rss / 2**20,
         "idle_pss_mib": idle.pss / 2**20,
+        "idle_once_mib": idle.once / 2**20,
         "stream_rss_kb": (full.rss - idle.rss) / 1024 / spec.connections,
         "stream_pss_kb": (full.pss - idle.pss) / 1024 / spec.connections,
     }

@@ -2,7 +2,7 @@
 
 Everything here is read from the kernel, without a library: CPU time from the process clocks
 (`clock_getcpuclockid(3)`: nanoseconds, all threads, those that have ended too), memory from
-`/proc/PID/smaps_rollup` and the machine's own load from `/proc/stat`.
+`/proc/PID/smaps` and the machine's own load from `/proc/stat`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,21 +37,54 @@ class Memory:
     """Resident memory of one or several processes, in bytes."""
 
     rss: int
-    """Resident pages, shared ones counted in each process."""
+    """Resident pages, shared ones counted in each process: what separate machines would use."""
     pss: int
-    """Resident pages, each divided by the number of processes that share it."""
+    """Resident pages, each divided by the number of processes, of whatever kind, that share it."""
+    once: int
+    """Resident pages, those that several of these processes map from one file counted once.
+
+    PSS flatters a Python program here, because generator and backend share the interpreter's
+    pages with it; this figure does not depend on who else runs.
+    """
 
 
 def memory_of(pids: Iterable[int]) -> Memory:
-    """Memory of several running processes together."""
-    rss = pss = 0
+    """Memory of several running processes together.
+
+    Source: Linux `Documentation/filesystems/proc.rst`, section 1.1 on `smaps`.
+    """
+    rss = pss = once = 0
+    shared: dict[str, int] = {}
     for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Rss:"):
-                rss += int(line.split()[1]) * 1024
-            elif line.startswith("Pss:"):
-                pss += int(line.split()[1]) * 1024
-    return Memory(rss, pss)
+        for file, sizes in _mappings(pid):
+            rss += sizes["Rss"]
+            pss += sizes["Pss"]
+            private = sizes["Private_Clean"] + sizes["Private_Dirty"]
+            once += private
+            if file:
+                shared[file] = max(shared.get(file, 0), sizes["Rss"] - private)
+            else:
+                once += sizes["Rss"] - private
+    return Memory(rss, pss, once + sum(shared.values()))
+
+
+def _mappings(pid: int) -> Iterator[tuple[str, dict[str, int]]]:
+    """Each mapping of a process: the place in a file that it shows, if any, and its sizes."""
+    file = ""
+    sizes: dict[str, int] = {}
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if words[0].endswith(":"):
+            if words[-1] == "kB":
+                sizes[words[0][:-1]] = int(words[1]) * 1024
+            continue
+        if sizes:
+            yield file, sizes
+        _, _, offset, device, inode = words[:5]
+        file = f"{device} {inode} {offset}" if inode != "0" else ""
+        sizes = {}
+    if sizes:
+        yield file, sizes
 
 
 def machine_ticks() -> tuple[int, int]:

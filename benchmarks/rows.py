@@ -92,8 +92,9 @@ ROWS = (
         (
             Metric("stream_rss_kb", "RSS KB/stream", 1, at_most=0.06),
             Metric("stream_pss_kb", "PSS KB/stream", 1, at_most=0.06),
-            Metric("idle_rss_mib", "idle RSS MiB, both", 1, limit=60.0),
-            Metric("idle_pss_mib", "idle PSS MiB, both", 1, limit=60.0),
+            Metric("idle_rss_mib", "idle MiB, sum of both RSS", 1, limit=60.0),
+            Metric("idle_once_mib", "idle MiB, shared pages once", 1, limit=60.0),
+            Metric("idle_pss_mib", "idle MiB, sum of both PSS", 1),
         ),
         2000,
         every_ms=1000,
