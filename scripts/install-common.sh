@@ -149,7 +149,7 @@ install_program() {
     "$PROGRAM_DIR/bin/python" -m pip install --quiet --disable-pip-version-check \
       --upgrade "$clone"
   ) || die "pip could not install pyfrp; its message is above. Is the package index reachable?"
-  say "Installed $("$PROGRAM_DIR/bin/python" -c 'import pyfrp.version as v; print("pyfrp", v.__version__)')"
+  say "Installed $("$PROGRAM_DIR/bin/python" -I -c 'import pyfrp.version as v; print("pyfrp", v.__version__)')"
 }
 
 install_config() {
@@ -203,7 +203,7 @@ install_unit() {
 
 check_config() {
   local said
-  if ! said=$("$PROGRAM_DIR/bin/python" -m pyfrp verify "$SIDE" -c "$CONFIG" 2>&1); then
+  if ! said=$("$PROGRAM_DIR/bin/pyfrp" verify "$SIDE" -c "$CONFIG" 2>&1); then
     printf '%s\n' "$said" >&2
     die "$CONFIG is not valid, see above. Nothing was started; correct it and run this again."
   fi
