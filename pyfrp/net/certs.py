@@ -108,7 +108,7 @@ def client_context(
     try:
         # What the handshake will do with the name, without one.
         context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=server_name or None)
-    except ValueError as exc:
+    except (TypeError, ValueError) as exc:
         raise ConfigError(
             f"{server_name!r} cannot be used as a server name: {exc}; set "
             "transport.tls.serverName to the name in the server's certificate",
@@ -316,28 +316,28 @@ def _load_generated(context: ServerContext, state_dir: Path | None) -> None:
     if state_dir is not None:
         path = state_dir / GENERATED_FILE
         try:
-            if not _load_kept(context, path):
-                _keep(path, _generate())
-                if not _load_kept(context, path):
-                    raise OSError("the file just written cannot be used")
-            return
+            there = path.exists()
+            if there and _load_kept(context, path):
+                return
+            _keep(path, _generate(), replace=there)
+            if _load_kept(context, path):
+                return
         except OSError:
-            pass  # Nowhere to keep it: a new one each time, as in frp. The caller logs which.
+            pass  # Nowhere to keep it: a new one each time, as in frp. `certificate` tells.
     pem = _generate()
     _load_from_memory(context, pem)
     context.fingerprint = fingerprint(_own_der(pem))
-    context.certificate = None
 
 
 def _load_kept(context: ServerContext, path: Path) -> bool:
-    """Load the certificate kept at `path`; False if there is none that can be used."""
+    """Load the certificate kept at `path`; False if it is damaged or expired."""
+    pem = path.read_bytes()
     try:
-        pem = path.read_bytes()
         der = _own_der(pem)
         if not_after(der) < time.time():
             return False
         context.load_cert_chain(path, password=lambda: b"")
-    except (FileNotFoundError, ValueError, IndexError, ssl.SSLError):
+    except (ValueError, IndexError, ssl.SSLError):
         return False
     context.fingerprint = fingerprint(der)
     context.certificate = path
@@ -351,18 +351,21 @@ def _own_der(pem: bytes) -> bytes:
     return binascii.a2b_base64(match[1])
 
 
-def _keep(path: Path, pem: bytes) -> None:
-    """Put `pem` at `path` in one step; of two programs that do so at once, both use the first."""
+def _keep(path: Path, pem: bytes, *, replace: bool) -> None:
+    """Put `pem` at `path` in one step.
+
+    Unless it shall `replace` a file of no use, the first of several programs that do so at once
+    wins, and all use its file.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temp = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    unusable = path.exists()
     fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(pem)
             file.flush()
             os.fsync(file.fileno())
-        if unusable:
+        if replace:
             os.replace(temp, path)
             return
         try:
@@ -378,15 +381,16 @@ def _keep(path: Path, pem: bytes) -> None:
 def _load_from_memory(context: ssl.SSLContext, pem: bytes) -> None:
     # OpenSSL's Python face reads certificates from files only.
     if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("pyfrp-tls")
         try:
-            os.write(fd, pem)
-            context.load_cert_chain(f"/proc/self/fd/{fd}")
+            fd = os.memfd_create("pyfrp-tls")
+            try:
+                os.write(fd, pem)
+                context.load_cert_chain(f"/proc/self/fd/{fd}")
+            finally:
+                os.close(fd)
             return
         except OSError:
-            pass  # /proc is not mounted, perhaps; ssl.SSLError is an OSError, too.
-        finally:
-            os.close(fd)
+            pass  # Forbidden, or /proc is not mounted.
     try:
         fd, name = tempfile.mkstemp(prefix="pyfrp-tls-")
         try:
