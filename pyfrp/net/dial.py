@@ -7,7 +7,7 @@ import os
 import socket
 
 from pyfrp.errors import DialError
-from pyfrp.net.endpoint import Endpoint, format_address, tune
+from pyfrp.net.endpoint import Endpoint, format_address, set_keepalive, tune
 from pyfrp.net.held import Held
 
 
@@ -59,7 +59,9 @@ async def dial_tcp(
                     failures.append(f"{format_address(address)}: {explain(exc)}")
                     continue
                 transport.pause_reading()
-                tune(transport, keepalive_s=keepalive_s)
+                tune(transport)
+                if keepalive_s > 0:
+                    set_keepalive(transport.get_extra_info("socket"), keepalive_s)
                 return transport, held.early
     except TimeoutError:
         failures.append(f"no answer within {timeout_s:g} s")

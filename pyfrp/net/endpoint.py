@@ -37,21 +37,27 @@ class Endpoint(Protocol):
     def get_write_buffer_size(self) -> int: ...
 
 
-def tune(endpoint: Endpoint, *, keepalive_s: float = 0) -> None:
-    """Prepare a TCP connection for relaying: no Nagle, our buffer marks, keepalive if asked for."""
+def tune(endpoint: Endpoint) -> None:
+    """Set our buffer marks. Both loops turn Nagle's algorithm off by themselves."""
     endpoint.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
-    sock = endpoint.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+
+
+def set_keepalive(sock: Any, seconds: float) -> None:
+    """Have the kernel probe silent connections; on a listener, those that it accepts.
+
+    Args:
+        sock: A TCP socket, or what a transport or a server gives for one.
+        seconds: Of silence before the first probe; 0 or less leaves keepalive off.
+    """
+    if seconds <= 0:
         return
+    whole = max(1, int(seconds))
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if keepalive_s > 0:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            seconds = max(1, int(keepalive_s))
-            if hasattr(socket, "TCP_KEEPIDLE"):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
-            if hasattr(socket, "TCP_KEEPINTVL"):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(seconds, 75))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, whole)
+        if hasattr(socket, "TCP_KEEPINTVL"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(whole, 75))
     except OSError:
         pass  # The peer is gone already; connection_lost will follow.
 

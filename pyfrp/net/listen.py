@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import cast
 
 from pyfrp.net.dial import explain
+from pyfrp.net.endpoint import set_keepalive
 from pyfrp.wire.sniff import Kind, classify
 
 BACKLOG = 1024  # Connections the kernel holds for us while the loop is busy.
@@ -55,16 +56,22 @@ class Sniffer(asyncio.Protocol):
 
 
 async def listen(
-    factory: Callable[[], asyncio.BaseProtocol], host: str, port: int
+    factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, *, keepalive_s: float
 ) -> asyncio.Server:
     """Listen on TCP `host:port`.
+
+    Args:
+        keepalive_s: For accepted connections, which inherit it; 0 or less for none.
 
     Raises:
         OSError: with the system's reason; `bind_error` makes a sentence of it.
     """
-    return await asyncio.get_running_loop().create_server(
+    server = await asyncio.get_running_loop().create_server(
         factory, host, port, backlog=BACKLOG, reuse_address=True
     )
+    for sock in server.sockets:
+        set_keepalive(sock, keepalive_s)
+    return server
 
 
 def bind_error(host: str, port: int, exc: OSError) -> str:

@@ -87,7 +87,6 @@ class LinkAcceptor:
         force_tls: bool,
         tcp_mux: bool,
         mux_keepalive_s: float,
-        tcp_keepalive_s: float,
         log: Any,
         report: Callable[[BaseException, str], None],
     ) -> None:
@@ -97,7 +96,6 @@ class LinkAcceptor:
         self._force_tls = force_tls
         self._tcp_mux = tcp_mux
         self._mux_keepalive_s = mux_keepalive_s
-        self._tcp_keepalive_s = tcp_keepalive_s
         self._log = log
         self._report = report
         self._scope = Scope(report)
@@ -166,7 +164,7 @@ class LinkAcceptor:
             self._log.info(f"link refused: {reason}", peer=format_address(peer_address(transport)))
             transport.abort()
             return
-        tune(transport, keepalive_s=self._tcp_keepalive_s)
+        tune(transport)
         link = Link(transport, self._loop.time)
         self._expect(link)
         if kind is Kind.TLS_AFTER_BYTE:

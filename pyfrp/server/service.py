@@ -98,7 +98,6 @@ class Server:
             force_tls=tls.force,
             tcp_mux=cfg.transport.tcp_mux,
             mux_keepalive_s=float(cfg.transport.tcp_mux_keepalive_interval),
-            tcp_keepalive_s=self.keepalive_s,
             log=self.log,
             report=self.report,
         )
@@ -117,7 +116,7 @@ class Server:
 
     async def _listen(self, factory: Any, host: str, port: int) -> None:
         try:
-            self._listeners.append(await listen(factory, host, port))
+            self._listeners.append(await listen(factory, host, port, keepalive_s=self.keepalive_s))
         except OSError as exc:
             raise ConfigError(
                 f"create server listener error, {bind_error(host, port, exc)}"

@@ -124,7 +124,7 @@ class HttpExchange(asyncio.Protocol):
         self._caller = caller
         self._address = peer_address(caller)
         self._ip = self._address[0].encode()
-        tune(caller, keepalive_s=self._frontend.keepalive_s)
+        tune(caller)
         self._frontend.enter(self)
 
     def data_received(self, data: bytes) -> None:

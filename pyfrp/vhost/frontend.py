@@ -92,14 +92,12 @@ class HttpFrontend:
         not_found_page: str,
         log: Log,
         scope: Scope,
-        keepalive_s: float = 120,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.clock = loop.time
         self.soon = loop.call_soon
         self.later = loop.call_later
         self.header_timeout_s = header_timeout_s
-        self.keepalive_s = keepalive_s
         self.router: Router[HttpRoute] = Router()
         self.draining = False
         self.date = _http_date()

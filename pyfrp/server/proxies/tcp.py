@@ -25,7 +25,12 @@ class TCPProxy(ServerProxy):
         wanted = self.wanted.remote_port
         ports = server.ports.candidates(self.name, wanted, server.clock())
         self._listener, self._port = await bind_first(
-            lambda port: listen(lambda: Held(self._accept), server.proxy_bind_addr, port),
+            lambda port: listen(
+                lambda: Held(self._accept),
+                server.proxy_bind_addr,
+                port,
+                keepalive_s=server.keepalive_s,
+            ),
             ports,
             fixed=bool(wanted),
         )
@@ -46,7 +51,7 @@ class TCPProxy(ServerProxy):
         address = peer_address(user)
         self.log.debug(f"get a user connection [{format_address(address)}]")
         try:
-            tune(user, keepalive_s=self.server.keepalive_s)
+            tune(user)
             work, early = await self.open_work(address, local_address(user))
         except LinkError as exc:
             self.log.warning(str(exc), user=format_address(address))
