@@ -187,14 +187,14 @@ async def _echoed_pieces(bench: Bench, cell: Cell) -> None:
         for number in range(EVENTS):
             piece = sse(number)
             await caller.send(piece)
-            assert await caller.reader.readexactly(len(piece)) == piece
+            assert await caller.exactly(len(piece)) == piece
 
 
 async def _echoed_megabyte(bench: Bench, cell: Cell) -> None:
     async with calling(bench.ports[str(cell)]) as caller:
 
         async def back() -> bytes:
-            return await caller.reader.readexactly(MEGABYTE)
+            return await caller.exactly(MEGABYTE)
 
         _, echoed = await all_of([caller.send(BLOCK), back()])
         assert hashlib.sha256(echoed or b"").hexdigest() == BLOCK_HASH

@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
-import pytest_asyncio
 
 from tests.support.backends import Exchange, Gate, peer_left, sse
 from tests.support.http import Caller, Cut, request
-from tests.support.office import DOMAIN, Office, office
-from tests.support.processes import Kind
+from tests.support.office import DOMAIN, Office
 from tests.support.waiting import all_of, until, within
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
@@ -27,17 +25,9 @@ EVENT_GAP_S = 0.02
 STREAMS = 200
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def scene(
-    kinds: tuple[Kind, Kind], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Office]:
-    async with office(tmp_path_factory.mktemp("streaming"), kinds=kinds, shared=True) as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
-def _fresh_records(scene: Office) -> None:
-    scene.api.forget()
+def _fresh_records(fresh: Office) -> None:
+    """Every test counts requests from zero."""
 
 
 # --- every event at once ------------------------------------------------------------------

@@ -238,6 +238,16 @@ class Caller:
             name, _, value = line[:-2].partition(b":")
             self.trailers.append((name.decode("latin-1"), value.strip().decode("latin-1")))
 
+    async def exactly(self, size: int) -> bytes:
+        """`size` raw bytes, whatever they mean."""
+        try:
+            async with asyncio.timeout(self.limit_s):
+                return await self.reader.readexactly(size)
+        except asyncio.IncompleteReadError as error:
+            raise Cut(f"closed after {len(error.partial)} of {size} bytes") from None
+        except TimeoutError:
+            raise AssertionError(f"not {size} bytes within {self.limit_s:g} s") from None
+
     async def read_event(self, pending: bytearray) -> bytes:
         """Next SSE event with its blank line; `pending` keeps what came too much."""
         while (at := pending.find(b"\n\n")) < 0:

@@ -1,0 +1,32 @@
+"""Scenes that the end-to-end tests share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.support.office import Office, office
+from tests.support.processes import Kind
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def scene(
+    kinds: tuple[Kind, Kind],
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Office]:
+    """One office for all tests of a module; its `SCENE` holds arguments of `office`."""
+    options = getattr(request.module, "SCENE", {})
+    directory = tmp_path_factory.mktemp("scene")
+    async with office(directory, kinds=kinds, shared=True, **options) as running:
+        yield running
+
+
+@pytest.fixture
+def fresh(scene: Office) -> Office:
+    """The module's office, with the records of earlier tests dropped."""
+    scene.api.forget()
+    scene.echo.forget()
+    return scene
