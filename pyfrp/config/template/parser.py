@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -306,8 +307,10 @@ class _Parser:
                 if value not in _INT64:
                     self._fail(token, f"integer overflow: {text[:60]}")
                 return value
-            if re.fullmatch(r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", digits) and len(digits) < 400:
-                return float(plain)
+            if re.fullmatch(r"(?=.*[.eE])(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", digits):
+                number = float(plain)
+                if math.isfinite(number):
+                    return number
         except ValueError:
             pass  # Told below, with all other malformed numbers.
         self._fail(token, f'bad number syntax: "{text[:60]}"')

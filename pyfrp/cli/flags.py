@@ -1,0 +1,175 @@
+"""Command lines as frp's programs read them: the flags, their rules and their words.
+
+Long flags take `_` and `-` alike, booleans need no value, lists take commas and repetition. A
+usage error goes to standard error as `Error: ...` with the usage below it.
+
+Source: frp `cmd/frps/root.go`, `pkg/config/flags.go`; the texts are those of its flag library.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+_TRUE = {"1", "t", "T", "true", "TRUE", "True"}
+_FALSE = {"0", "f", "F", "false", "FALSE", "False"}
+
+
+class UsageError(Exception):
+    """A command line that cannot be read.
+
+    Args:
+        text: What is wrong.
+        usage: How it is meant, to be shown below.
+    """
+
+    def __init__(self, text: str, usage: str) -> None:
+        super().__init__(text)
+        self.usage = usage
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Lists flags as `-c, --config FILE`, with one column for all texts."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=100)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        names = ", ".join(action.option_strings)
+        names = names if names.startswith("-") and not names.startswith("--") else f"    {names}"
+        return names if action.type is _boolean else f"{names} {action.metavar}"
+
+
+class FlagParser(argparse.ArgumentParser):
+    """An argument parser with the manners of frp's flags."""
+
+    def __init__(self, prog: str, summary: str, examples: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=summary,
+            epilog="Examples:\n" + examples,
+            formatter_class=_HelpFormatter,
+            usage=f"{prog} [flags]",
+            allow_abbrev=False,
+            exit_on_error=False,
+            add_help=False,
+        )
+        self._optionals.title = "Flags"
+        self.switches: set[str] = set()
+        self.switch("-h", "--help", text="show this help")
+
+    def switch(self, *names: str, default: bool = False, text: str) -> None:
+        """Add a boolean flag: `--flag`, `--flag=false`."""
+        self.switches.update(names)
+        shown = f"{text} (default true)" if default else text
+        self.add_argument(*names, type=_boolean, default=default, metavar="BOOL", help=shown)
+
+    def value(self, *names: str, kind: Callable[[str], Any] = str, text: str, **more: Any) -> None:
+        """Add a flag with a value; None unless it is given."""
+        self.add_argument(*names, type=kind, default=None, help=text, **more)
+
+    def many(self, *names: str, text: str, metavar: str) -> None:
+        """Add a flag with a list of values."""
+        self.add_argument(*names, action="append", default=[], help=text, metavar=metavar)
+
+    def read(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Read a command line.
+
+        Returns:
+            The flags, and the words that are none.
+
+        Raises:
+            UsageError: an unknown flag, or a value that does not fit.
+        """
+        try:
+            flags, rest = self.parse_known_args(self._normalized(argv))
+        except argparse.ArgumentError as error:
+            raise UsageError(_complaint(error), self.format_usage()) from None
+        words: list[str] = []
+        for index, word in enumerate(rest):
+            if word == "--":
+                words += rest[index + 1 :]
+                break
+            if word.startswith("-") and word != "-":
+                raise UsageError(self._unknown(word), self.format_usage())
+            words.append(word)
+        return flags, words
+
+    def error(self, message: str) -> NoReturn:
+        """Turn what argparse reports by itself into a usage error."""
+        raise UsageError(message, self.format_usage())
+
+    def _normalized(self, argv: Sequence[str]) -> list[str]:
+        """Spell long flags with dashes and give bare booleans their value."""
+        words: list[str] = []
+        for index, word in enumerate(argv):
+            if word == "--":
+                return words + list(argv[index:])
+            if word.startswith("--"):
+                name, equals, value = word.partition("=")
+                word = name.replace("_", "-") + equals + value
+            if word in self.switches:
+                word += "=true"
+            words.append(word)
+        return words
+
+    def _unknown(self, word: str) -> str:
+        if not word.startswith("--"):
+            return f"unknown shorthand flag: {word[1:2]!r} in {word.partition('=')[0]}"
+        import difflib  # only when something is wrong
+
+        name = word.partition("=")[0]
+        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        close = difflib.get_close_matches(name, known, n=1)
+        return f"unknown flag: {name}" + (f" (did you mean {close[0]}?)" if close else "")
+
+
+def integer(text: str) -> int:
+    """Read a number of a flag, in Go's notations."""
+    try:
+        value = int(text, 0)
+    except ValueError:
+        reason = f'strconv.ParseInt: parsing "{text[:60]}": invalid syntax'
+        raise argparse.ArgumentTypeError(_invalid(text, reason)) from None
+    if abs(value) >= 2**63:
+        reason = f'strconv.ParseInt: parsing "{text[:60]}": value out of range'
+        raise argparse.ArgumentTypeError(_invalid(text, reason))
+    return value
+
+
+def port_ranges(text: str) -> list[dict[str, int]]:
+    """Read `1000-2000,3001` as the key `allowPorts` holds it."""
+    from pyfrp.config.ranges import parse_bounds
+
+    if not text.strip():
+        return []
+    try:
+        bounds = parse_bounds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(_invalid(text, str(error))) from None
+    return [{"single": a} if a == b else {"start": a, "end": b} for a, b in bounds]
+
+
+def _boolean(text: str) -> bool:
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    reason = f'strconv.ParseBool: parsing "{text[:60]}": invalid syntax'
+    raise argparse.ArgumentTypeError(_invalid(text, reason))
+
+
+def _invalid(text: str, reason: str) -> str:
+    """Keep a place for the flag, which the converter does not know."""
+    return f'invalid argument "{text[:60]}" for "{{flag}}" flag: {reason}'
+
+
+def _complaint(error: argparse.ArgumentError) -> str:
+    flag = (error.argument_name or "").replace("/", ", ")
+    message = error.message
+    if "{flag}" in message:
+        return message.replace("{flag}", flag, 1)
+    if message.startswith("expected"):
+        return f"flag needs an argument: {flag}"
+    return f"{flag}: {message}" if flag else message

@@ -1,0 +1,303 @@
+"""The entry point: which command, which file, and how an end is told.
+
+What the programs print (errors, warnings) goes to standard output, as with frp; usage errors go
+to standard error. Exit codes: 0, 1 for whatever went wrong, 130 after an interrupt. Nothing heavy
+is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pyfrp.cli.flags import FlagParser, UsageError
+from pyfrp.errors import ConfigError, PyfrpError
+from pyfrp.version import __version__
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pyfrp.config import ClientConfig, ServerConfig
+
+OK = 0
+FAILED = 1
+INTERRUPTED = 130
+
+CLIENT_FILE = "./frpc.toml"
+"""The client's file when none is named."""
+
+_OVERVIEW = f"""\
+pyfrp {__version__}: reach a service behind NAT through a server with a public address.
+Wire compatible with frp: either side may be frp's own program.
+
+Usage:
+  pyfrp server -c frps.toml          run the server (frps)
+  pyfrp client -c frpc.toml          run the client (frpc)
+  pyfrp verify -c FILE               check a file of either, run nothing
+  pyfrp demo                         see it work on this machine, no network needed
+  pyfrp COMMAND --help               all flags of a command
+
+Flags:
+  -h, --help                         show this help
+  -v, --version                      print the version
+"""
+
+_CLIENT_EXAMPLES = """\
+  pyfrp client -c frpc.toml                        run with a file
+  pyfrp client verify -c frpc.toml                 check the file, run nothing
+"""
+
+_VERIFY_EXAMPLES = """\
+  pyfrp verify -c frps.toml                        tell by its keys whose file it is
+  pyfrp verify client -c office.toml               check it as the client's
+"""
+
+# What frp has and this release has not, and what to do instead.
+_WRITE_A_FILE = "write the proxy into a file and use `pyfrp client -c FILE`"
+_LATER = {
+    **dict.fromkeys(
+        ("tcp", "udp", "http", "https", "tcpmux", "stcp", "sudp", "xtcp"), _WRITE_A_FILE
+    ),
+    "completion": "see --help for the flags",
+    "nathole": "there are no peer-to-peer proxies in it",
+    "reload": "restart the client",
+    "status": "look into its log",
+    "stop": "send SIGTERM to the process, or use `systemctl stop`",
+    "--config-dir": "start one client for each file",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The arguments; those of the process when not given.
+
+    Returns:
+        The exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A path or key that the terminal's encoding cannot show must not become a traceback.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        print(f"Error: {error}\n{error.usage}", file=sys.stderr, end="")
+        return FAILED
+    except PyfrpError as error:
+        print(error, flush=True)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output is gone; do not let the interpreter's last flush complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if os.environ.get("PYFRP_TRACEBACK"):
+            raise
+        _print_bug(error)
+        return FAILED
+
+
+def _print_bug(error: Exception) -> None:
+    """Tell of a fault of our own in one line; the last frame is enough to find it."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = ""
+    if frame is not None:
+        file = os.path.basename(frame.tb_frame.f_code.co_filename)
+        where = f" at {file}:{frame.tb_lineno}"
+    print(
+        f"pyfrp: internal error{where}: {type(error).__name__}: {error} "
+        "(set PYFRP_TRACEBACK=1 for details, and please report it)",
+        flush=True,
+    )
+
+
+def _dispatch(argv: list[str]) -> int:
+    command, rest = (argv[0], argv[1:]) if argv else ("", [])
+    if command == "help":
+        command, rest = (rest[0], ["--help"]) if rest else ("--help", [])
+    match command:
+        case "server" | "frps":
+            return _server(rest)
+        case "client" | "frpc":
+            return _client(rest)
+        case "verify":
+            return _verify(rest)
+        case "demo":
+            from pyfrp.cli.demo import run_demo
+
+            return run_demo(rest)
+        case "-v" | "--version":
+            print(__version__)
+            return OK
+        case "-h" | "--help":
+            print(_OVERVIEW, end="")
+            return OK
+        case "":
+            print(_OVERVIEW, end="", file=sys.stderr)
+            return FAILED
+    what = "flag" if command.startswith("-") else "command"
+    hint = ""
+    if {"-c", "--config"} & set(argv):
+        hint = "; write `pyfrp server -c FILE` or `pyfrp client -c FILE`"
+    raise UsageError(f"unknown {what}: {command}{hint}", _OVERVIEW)
+
+
+def _refuse_later(role: str, argv: list[str]) -> None:
+    """Say clearly what a later release will do, rather than "unknown command"."""
+    for index, word in enumerate(argv):
+        name = word.partition("=")[0]
+        if name.startswith("--"):
+            name = name.replace("_", "-")
+        if name in _LATER and (index == 0 or name.startswith("--")):
+            raise ConfigError(
+                f"`pyfrp {role} {name}` is not available in this release of pyfrp: {_LATER[name]}"
+            )
+
+
+def _server(argv: list[str]) -> int:
+    from pyfrp.cli import server
+
+    _refuse_later("server", argv)
+    parser = server.parser()
+    flags, words = parser.read(argv)
+    done = _common(parser, flags)
+    if done is not None:
+        return done
+    if _wants_verify(parser, "server", flags, words):
+        if not flags.config:
+            # As frps: nothing to verify is not an error.
+            print("frps: the configuration file is not specified")
+            return OK
+        return _check("server", flags.config, flags)
+    from pyfrp.config import check_supported
+
+    if flags.config:
+        cfg = _load_server(flags.config, flags)
+        cfg.warnings.extend(
+            f"{name} has no effect together with -c" for name in server.ignored(flags)
+        )
+    else:
+        cfg = server.config_of(flags)
+    check_supported(cfg)
+    from pyfrp.cli.run import run_server
+
+    return run_server(cfg, config_path=flags.config)
+
+
+def _client(argv: list[str]) -> int:
+    from pyfrp.cli.server import add_common
+
+    _refuse_later("client", argv)
+    parser = FlagParser(
+        "pyfrp client [verify]",
+        "Run the client, which offers local services through the server (frpc).\n"
+        f"Without -c it reads {CLIENT_FILE}.",
+        _CLIENT_EXAMPLES,
+    )
+    add_common(parser)
+    flags, words = parser.read(argv)
+    done = _common(parser, flags)
+    if done is not None:
+        return done
+    path = flags.config or CLIENT_FILE
+    if _wants_verify(parser, "client", flags, words):
+        return _check("client", path, flags)
+    cfg = _load_client(path, flags)
+    from pyfrp.config import check_supported
+
+    check_supported(cfg)
+    from pyfrp.cli.run import run_client
+
+    return run_client(cfg, config_path=path)
+
+
+def _verify(argv: list[str]) -> int:
+    from pyfrp.cli.server import add_common
+
+    parser = FlagParser(
+        "pyfrp verify [server|client]",
+        "Check a configuration file: what a start would refuse is an error here too.",
+        _VERIFY_EXAMPLES,
+    )
+    add_common(parser)
+    flags, words = parser.read(argv)
+    done = _common(parser, flags)
+    if done is not None:
+        return done
+    roles = {"server": "server", "frps": "server", "client": "client", "frpc": "client"}
+    unknown = [word for word in words if word not in roles]
+    if unknown or len(words) > 1:
+        word = (unknown or words)[-1]
+        hint = "; name the file with -c" if os.path.exists(word) else ""
+        raise UsageError(
+            f'unknown argument "{word}" for "pyfrp verify"{hint}', parser.format_usage()
+        )
+    if not flags.config:
+        raise UsageError("flag needs to be given: -c FILE", parser.format_usage())
+    if words:
+        return _check(roles[words[0]], flags.config, flags)
+    from pyfrp.config import detect_role
+
+    return _check(detect_role(flags.config), flags.config, flags)
+
+
+def _common(parser: FlagParser, flags: argparse.Namespace) -> int | None:
+    """Do what --help and --version ask for; None when neither was given."""
+    if flags.help:
+        print(parser.format_help(), end="")
+        return OK
+    if flags.version:
+        print(__version__)
+        return OK
+    return None
+
+
+def _wants_verify(
+    parser: FlagParser, role: str, flags: argparse.Namespace, words: list[str]
+) -> bool:
+    """Look at the words of a command line; the only one that means something is `verify`."""
+    for word in words:
+        if word != "verify":
+            hint = "; name the file with -c" if os.path.exists(word) else ""
+            text = f'unknown command "{word}" for "pyfrp {role}"{hint}'
+            raise UsageError(text, parser.format_usage())
+    return bool(flags.verify or words)
+
+
+def _check(role: str, path: str, flags: argparse.Namespace) -> int:
+    """Verify a file and print the result."""
+    from pyfrp.config import check_supported
+
+    cfg = _load_server(path, flags) if role == "server" else _load_client(path, flags)
+    for warning in cfg.warnings:
+        print(f"WARNING: {warning}")
+    check_supported(cfg)
+    program = "frps" if role == "server" else "frpc"
+    print(f"{program}: the configuration file {path} syntax is ok")
+    return OK
+
+
+def _load_server(path: str, flags: argparse.Namespace) -> ServerConfig:
+    from pyfrp.config import load_server
+
+    return load_server(path, strict=flags.strict_config, allow_unsafe=_unsafe(flags))
+
+
+def _load_client(path: str, flags: argparse.Namespace) -> ClientConfig:
+    from pyfrp.config import load_client
+
+    return load_client(path, strict=flags.strict_config, allow_unsafe=_unsafe(flags))
+
+
+def _unsafe(flags: argparse.Namespace) -> list[str]:
+    return [name for given in flags.allow_unsafe for name in given.split(",")]
