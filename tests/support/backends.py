@@ -273,7 +273,11 @@ class Request:
 
     @property
     def path(self) -> str:
-        return self.target.partition("?")[0]
+        path = self.target.partition("?")[0]
+        if path.startswith("http://"):
+            # Absolute form: frp passes it on as it came.
+            path = "/" + path[7:].partition("/")[2]
+        return path
 
     @property
     def query(self) -> dict[str, str]:
