@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from collections.abc import Sequence
-from time import gmtime
+from datetime import UTC, datetime
 
 from pyfrp.wire.http_grammar import FIELD_LINE
 
@@ -56,16 +56,8 @@ _PAGE = """<!DOCTYPE html>
 def http_date(now: float) -> bytes:
     """Return seconds since the epoch as the text of a Date field (RFC 9110 5.6.7)."""
     # strftime would use the words of the process's locale.
-    t = gmtime(now)
-    return b"%s, %02d %s %04d %02d:%02d:%02d GMT" % (
-        _DAYS[t.tm_wday].encode(),
-        t.tm_mday,
-        _MONTHS[t.tm_mon - 1].encode(),
-        t.tm_year,
-        t.tm_hour,
-        t.tm_min,
-        t.tm_sec,
-    )
+    t = datetime.fromtimestamp(now, UTC)
+    return f"{_DAYS[t.weekday()]}, {t:%d} {_MONTHS[t.month - 1]} {t:%Y %H:%M:%S} GMT".encode()
 
 
 def error_response(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pyfrp.errors import BadHead
 
@@ -41,6 +41,10 @@ _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\
 FIELD_LINE = re.compile(rb"([" + TOKEN_CHAR + rb"]++):(" + VALUE + rb")")
 _TOKEN = re.compile(rb"[" + TOKEN_CHAR + rb"]++")
 _HOST = re.compile(rb"(?:([A-Za-z0-9_~.-]+)|\[([0-9A-Fa-f:.]{2,45})\])(?::([0-9]{0,5}))?")
+# What binascii takes beyond this differs between versions of Python.
+_BASIC = re.compile(
+    rb"[Bb][Aa][Ss][Ii][Cc] ++((?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?) *+"
+)
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 
 # Few hosts are asked for, over and over: a lookup replaces a third of a microsecond of checks.
@@ -55,9 +59,18 @@ def any_case(name: str) -> bytes:
     )
 
 
-def any_of(names: tuple[str, ...]) -> bytes:
-    """Return a pattern for any of the lower-case field names, in any case."""
-    return b"(?:" + b"|".join(map(any_case, names)) + b")"
+def any_of(names: Iterable[str]) -> bytes:
+    """Return a pattern for any of the lower-case field names, in any case.
+
+    Names with a common start share it, so that a name which is none of them fails early.
+    """
+    tails: dict[str, list[str]] = {}
+    for name in sorted(names):
+        tails.setdefault(name[:1], []).append(name[1:])
+    branches = [
+        any_case(letter) + (any_of(rest) if any(rest) else b"") for letter, rest in tails.items()
+    ]
+    return branches[0] if len(branches) == 1 else b"(?:" + b"|".join(branches) + b")"
 
 
 def find_head_end(data: bytes, start: int = 0) -> int:
@@ -206,12 +219,12 @@ def read_basic(field: bytes) -> tuple[str, str]:
     Other schemes and undecodable credentials are no error here: they are for the next hop to
     judge, and a route that asks for a password refuses them (RFC 7617, UTF-8 only).
     """
-    scheme, _, encoded = field.partition(b" ")
-    if scheme.lower() != b"basic":
+    match = _BASIC.fullmatch(field)
+    if match is None:
         return "", ""
     try:
-        pair = binascii.a2b_base64(encoded.strip(b" "), strict_mode=True).decode("utf-8")
-    except ValueError:  # binascii.Error and UnicodeDecodeError alike
+        pair = binascii.a2b_base64(match[1]).decode("utf-8")
+    except UnicodeDecodeError:
         return "", ""
     user, colon, password = pair.partition(":")
     return (user, password) if colon else ("", "")
@@ -250,7 +263,10 @@ def check_coding(field: bytes) -> None:
 
 def list_tokens(field: bytes) -> list[bytes] | None:
     """Split a list of tokens, in lower case; None if an element is no token (RFC 9110 5.6.1)."""
-    tokens = [part.strip(b" \t").lower() for part in field.split(b",")]
+    field = field.lower()
+    if _TOKEN.fullmatch(field):
+        return [field]
+    tokens = [part.strip(b" \t") for part in field.split(b",")]
     tokens = [token for token in tokens if token]
     return tokens if all(map(_TOKEN.fullmatch, tokens)) else None
 
@@ -314,7 +330,7 @@ class HeadEdit:
             names.append(name.lower())
             lines.append(line + b"\r\n")
         self.lines = b"".join(lines)
-        self.strip = re.compile(rb"\r\n" + any_of(tuple(names)) + rb":[^\r]*+") if names else None
+        self.strip = re.compile(rb"\r\n" + any_of(names) + rb":[^\r]*+") if names else None
         self.ignored = tuple(ignored)
 
     def apply(self, head: bytes) -> bytes:
@@ -338,9 +354,7 @@ def splice(raw: bytes, cuts: tuple[int, ...]) -> bytes:
     return b"".join([raw[edges[i] : edges[i + 1]] for i in range(0, len(edges), 2)])
 
 
-def named_cuts(
-    raw: bytes, start: int, names: frozenset[bytes], cuts: tuple[int, ...]
-) -> tuple[int, ...]:
+def named_cuts(raw: bytes, start: int, names: set[bytes], cuts: tuple[int, ...]) -> tuple[int, ...]:
     """Add the lines of the fields in `names` to `cuts`; for what Connection names, which is rare.
 
     Args:

@@ -32,6 +32,7 @@ from pyfrp.wire.http_grammar import (
 _FIELDS = (*HOP_BY_HOP, "content-length", "date", "trailer", "transfer-encoding")
 _DROPPED = frozenset(name.encode() for name in HOP_BY_HOP)
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+_READ_NAMES = frozenset(name.encode() for name in _FIELDS)
 # What Connection names without a field line of its own to remove, and what must not be removed
 # because the caller needs it to find the end of the body.
 _OPTIONS = frozenset(
@@ -47,28 +48,45 @@ _OPTIONS = frozenset(
 )
 
 _GENERIC = rb"[" + TOKEN_CHAR + rb"]++:" + VALUE
+# Most lines are told from the fields above by their third letter.
+_BORING = (
+    rb"[" + TOKEN_CHAR + rb"]{2}[!#$%&'*+\-.^_`|~0-9B-DFH-MP-SU-Zb-dfh-mp-su-z]"
+    rb"[" + TOKEN_CHAR + rb"]*+:" + VALUE
+)
 _COMMON = re.compile(
     rb"HTTP/1\.1 ([2-5][0-9][0-9]) [\t -~\x80-\xff]*+\r\n"
     rb"(?:(?:"
+    + _BORING
     # (?(n)(?!)) fails once group n has matched: a second such field is for the general reader.
-    + any_case("content-length")
-    + rb":(?(2)(?!)) ?([0-9]{1,18}+)|"
+    + rb"|"
+    + any_case("con")
+    + rb"(?:"
+    + any_case("tent-length")
+    + rb":(?(2)(?!)) ([0-9]{1,18}+)|"
+    + any_case("nection")
+    + rb":(?(3)(?!)) ([Kk]eep-[Aa]live|[Cc]lose))|"
     + any_case("transfer-encoding")
-    + rb":(?(3)(?!)) ?([Cc]hunked)|"
-    + any_case("connection")
-    + rb":(?(4)(?!)) ([Kk]eep-[Aa]live|[Cc]lose)|"
+    + rb":(?(4)(?!)) ([Cc]hunked)|"
     + any_case("date")
     + rb":()"
     + VALUE
     + rb"|"
-    rb"(?!" + any_of(_FIELDS) + rb":)" + _GENERIC + rb")\r\n)*+\r\n"
+    + any_case("keep-alive")
+    + rb":(?(6)(?!)) ("
+    + VALUE
+    + rb")|(?!"
+    + any_of(_FIELDS)
+    + rb":)"
+    + _GENERIC
+    + rb")\r\n)*+\r\n"
 )
 _GENERAL = re.compile(
     # The reason phrase may be missing together with its space: many small servers leave it out.
     rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*+)?\r\n"
     rb"(?:" + _GENERIC + rb"\r\n)*+\r\n"
 )
-_READ = re.compile(rb"\r\n(" + any_of(_FIELDS) + rb"):([^\r]*+)")
+# For a head in lower case: plain letters are compared faster than classes of two.
+_READ = re.compile(rb"\r\n(" + "|".join(_FIELDS).encode() + rb"):([^\r]*+)")
 
 
 class ResponseHead:
@@ -88,6 +106,7 @@ class ResponseHead:
         "_cuts",
         "_extra",
         "_has_date",
+        "_request_method",
         "keep_alive",
         "length",
         "minor",
@@ -106,6 +125,7 @@ class ResponseHead:
     _cuts: tuple[int, ...]  # Spans of `raw` that stay here, as `splice` takes them.
     _extra: bytes  # Lines that replace some of what was cut.
     _has_date: bool
+    _request_method: bytes
 
     def __repr__(self) -> str:
         return f"<ResponseHead {self.status} length={self.length}>"
@@ -130,8 +150,16 @@ def parse_response_head(data: bytes, request_method: bytes) -> ResponseHead:
     return _from_common(common, data, request_method)
 
 
-def next_response_head(data: bytes, request_method: bytes, start: int = 0) -> ResponseHead | None:
+def next_response_head(
+    data: bytes, request_method: bytes, last: ResponseHead | None = None, start: int = 0
+) -> ResponseHead | None:
     """Read the head at the start of what a server sent; see `next_request_head`.
+
+    Args:
+        data: Bytes from the start of a head on.
+        request_method: The method of the request that it answers.
+        last: An earlier head from the same server: within a second, many of its heads are equal.
+        start: How many bytes of `data` an earlier call has seen.
 
     Returns:
         The head, `len(head.raw)` bytes long, or None if it is not complete yet.
@@ -140,6 +168,12 @@ def next_response_head(data: bytes, request_method: bytes, start: int = 0) -> Re
         BadHead: as `parse_response_head`, also for an unfinished head that cannot become good.
     """
     if not start:
+        if (
+            last is not None
+            and data.startswith(last.raw)
+            and last._request_method == request_method
+        ):
+            return last
         common = _COMMON.match(data)
         if common is not None:
             end = common.end()
@@ -157,7 +191,7 @@ def next_response_head(data: bytes, request_method: bytes, start: int = 0) -> Re
 
 def _from_common(match: re.Match[bytes], raw: bytes, request_method: bytes) -> ResponseHead:
     """Make a head from a match of `_COMMON`; whatever is odd goes to the general reader."""
-    status_digits, length, coding, connection, date = match.groups()
+    status_digits, length, connection, coding, date, parameters = match.groups()
     status = int(status_digits)
     if (
         (coding is not None and length is not None)
@@ -180,14 +214,16 @@ def _from_common(match: re.Match[bytes], raw: bytes, request_method: bytes) -> R
         head.length = UNTIL_CLOSE
         keep_alive = False
     head.keep_alive = keep_alive
-    if connection is None:
+    if connection is None and parameters is None:
         head._cuts = ()
     else:
-        start, end = match.span(4)
-        head._cuts = (start - 12, end + 2)  # From "Connection: " to its CRLF.
+        # "Connection: " and "Keep-Alive: " have 12 letters each; their CRLF goes with them.
+        spans = [match.span(group) for group in (3, 6) if match[group] is not None]
+        head._cuts = tuple(edge for a, b in sorted(spans) for edge in (a - 12, b + 2))
     head._has_date = date is not None
     head.upgrade = head._extra = b""
     head.raw = raw
+    head._request_method = request_method
     return head
 
 
@@ -217,11 +253,12 @@ def _read_any(data: bytes, request_method: bytes) -> ResponseHead:
 
     fields: dict[bytes, bytes] = {}
     cuts: list[int] = []
-    extra = b""
-    for line in _READ.finditer(data, line_end):
-        name = line[1].lower()
-        value = line[2].strip(b" \t")
-        odd = name in _FRAMING and line[2] not in (value, b" " + value)
+    framing = b""  # The lines that replace padded ones.
+    for line in _READ.finditer(data.lower(), line_end):
+        name = line[1]
+        start, end = line.span(2)
+        field = data[start:end]
+        value = field.strip(b" \t")
         repeated = name in fields
         if not repeated:
             fields[name] = value
@@ -232,10 +269,13 @@ def _read_any(data: bytes, request_method: bytes) -> ResponseHead:
                 raise BadHead("two different Content-Length fields")
         else:
             fields[name] += b", " + value
-        if name in _DROPPED or odd or (repeated and name in _FRAMING):
+        if name in _DROPPED:
             cuts += line.span()
-            if odd and not repeated:
-                extra += line[1] + b": " + value + b"\r\n"
+        elif name in _FRAMING and (repeated or field != b" " + value):
+            # Padding around what frames the message is not passed on: readers differ there.
+            cuts += line.span()
+            if not repeated:
+                framing += b"%b: %b\r\n" % (name, value)
 
     options = list_tokens(fields.get(b"connection", b"")) or []
     keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
@@ -251,35 +291,34 @@ def _read_any(data: bytes, request_method: bytes) -> ResponseHead:
         framed = read_length(length) if length is not None else UNTIL_CLOSE
 
     head = ResponseHead()
-    head.upgrade = b""
-    unframed = False  # Whether length fields mean nothing here and must not reach the caller.
+    head.upgrade = extra = b""
     if status == 101:
         head.upgrade = fields.get(b"upgrade", b"")
         if b"upgrade" not in options or not head.upgrade:
             raise BadHead("101 without the protocol that it switches to")
-        extra += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
-    if request_method == b"CONNECT" and 200 <= status < 300:
-        framed, unframed = UNTIL_CLOSE, True
-    elif status < 200 or status == 204:
-        framed, unframed = 0, True
-    elif request_method == b"HEAD" or status == 304:
-        framed = 0
-    head.length = framed
-    head.keep_alive = keep_alive and framed != UNTIL_CLOSE and status != 101
-
-    spans = tuple(cuts)
+        extra = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
     gone = set(options) - _OPTIONS
-    if unframed:
+    if coding is None:
+        gone.add(b"trailer")
+    tunnel = request_method == b"CONNECT" and 200 <= status < 300
+    if tunnel or status < 200 or status == 204:
+        framed = UNTIL_CLOSE if tunnel else 0
+        # No body follows, whatever the fields say, and the caller must not wait for one.
         gone |= _FRAMING
         gone.add(b"trailer")
-        extra = b"" if status != 101 else extra
-    elif coding is None:
-        gone.add(b"trailer")
-    if gone:
-        spans = named_cuts(data, line_end, frozenset(gone), spans)
+    else:
+        extra += framing
+        if request_method == b"HEAD" or status == 304:
+            framed = 0
+    head.length = framed
+    head.keep_alive = keep_alive and framed != UNTIL_CLOSE and status != 101
+    spans = tuple(cuts)
+    if gone & fields.keys() or gone - _READ_NAMES:
+        spans = named_cuts(data, line_end, gone, spans)
     head.status = status
     head.minor = minor
     head.raw = data
+    head._request_method = request_method
     head._cuts = spans
     head._extra = extra
     head._has_date = b"date" in fields
@@ -303,8 +342,8 @@ def rewrite_response_head(
 ) -> bytes:
     """Return the head for the caller, with its blank line.
 
-    Interim responses (1xx but 101) pass as they are; they are not for HTTP/1.0 callers at all. A
-    101 keeps Connection and Upgrade. All others lose what concerns only the server's hop and say
+    Interim responses (1xx but 101) gain nothing; they are not for HTTP/1.0 callers at all. A 101
+    keeps Connection and Upgrade. All others lose what concerns only the server's hop and say
     what becomes of the caller's connection.
 
     Args:
@@ -317,10 +356,11 @@ def rewrite_response_head(
         date: Added as Date if the server sent none (RFC 9110 6.6.1); b"" adds nothing.
     """
     status = head.status
-    if status < 200 and status != 101:
-        return head.raw
     tail = head._extra
-    if status != 101:
+    if status < 200 and status != 101:
+        edit = None
+        date = b""
+    elif status != 101:
         if not keep_alive:
             tail += b"Connection: close\r\n"
         elif caller_minor == 0:
