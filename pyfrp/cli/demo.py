@@ -27,6 +27,7 @@ from pathlib import Path
 from pyfrp.demo.caller import Caller, CutShortError, Figures
 from pyfrp.demo.llm_api import MODEL, SampleApi
 from pyfrp.errors import PyfrpError
+from pyfrp.net.runner import run
 
 LOOPBACK = "127.0.0.1"
 HOST = "llm.local"
@@ -270,6 +271,7 @@ async def demonstrate(args: argparse.Namespace, folder: Path, children: list[Chi
         DemoError: a step failed.
     """
     began = time.monotonic()
+    end_on_sigterm()
     api = SampleApi(rate=args.rate)
     try:
         api_port = await api.start(LOOPBACK)
@@ -308,6 +310,16 @@ async def demonstrate(args: argparse.Namespace, folder: Path, children: list[Chi
         await api.close()
 
 
+def end_on_sigterm() -> None:
+    """Let SIGTERM cancel this task, so that the children end with us."""
+    task = asyncio.current_task()
+    assert task is not None  # called from a coroutine
+    try:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    except NotImplementedError:
+        pass  # Windows: SIGTERM cannot be caught there; Ctrl-C works as everywhere.
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
 
@@ -339,29 +351,23 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def run_demo(argv: Sequence[str]) -> int:
     """Run `pyfrp demo` with the words that follow it and return the exit code.
 
-    0: it worked, or `--keep` was ended by Ctrl-C; 1: it failed, with the reason on stderr;
-    130: Ctrl-C before the end.
+    0: it worked, or `--keep` was ended by Ctrl-C or SIGTERM; 1: it failed, with the reason on
+    stderr; 130: Ctrl-C or SIGTERM before the end.
     """
     args = parse(argv)
     children: list[Child] = []
-    terminate = signal.getsignal(signal.SIGTERM)
-    # SIGTERM is to end the children as well: make it raise KeyboardInterrupt, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with tempfile.TemporaryDirectory(prefix="pyfrp-demo-") as folder:
-            try:
-                asyncio.run(demonstrate(args, Path(folder), children))
-            except KeyboardInterrupt:
-                print("\nended")
-                return 0 if args.keep else 130
-            except PyfrpError as exc:
-                print(f"\npyfrp demo failed: {exc}", file=sys.stderr)
-                for child in children:
-                    print(f"\n--- end of the {child.role}'s log\n{child.tail()}", file=sys.stderr)
-                return 1
-            finally:
-                for child in reversed(children):
-                    child.stop()
-    finally:
-        signal.signal(signal.SIGTERM, terminate)
+    with tempfile.TemporaryDirectory(prefix="pyfrp-demo-") as folder:
+        try:
+            run(demonstrate(args, Path(folder), children))
+        except (KeyboardInterrupt, asyncio.CancelledError):  # Ctrl-C, SIGTERM
+            print("\nended")
+            return 0 if args.keep else 130
+        except PyfrpError as exc:
+            print(f"\npyfrp demo failed: {exc}", file=sys.stderr)
+            for child in children:
+                print(f"\n--- end of the {child.role}'s log\n{child.tail()}", file=sys.stderr)
+            return 1
+        finally:
+            for child in reversed(children):
+                child.stop()
     return 0
