@@ -26,6 +26,9 @@ MAX_METHOD_BYTES = 32
 MAX_HOST_BYTES = 272
 # 18 digits hold an exabyte and stay below 2**63, so no next hop can overflow.
 MAX_LENGTH_DIGITS = 18
+# Elements of a list that is read here, such as Connection; real ones have up to five. Taking a list
+# apart costs far more than matching it, so a head full of commas is not worth it.
+MAX_LIST_ELEMENTS = 32
 
 # Body lengths that are not a count of bytes.
 CHUNKED = -1
@@ -186,15 +189,19 @@ def read_host(field: bytes) -> tuple[str, str]:
     return known
 
 
-def same_authority(one: bytes, other: bytes) -> bool:
-    """Tell whether two authorities name the same place; the port is 80 if none is given."""
+def same_authority(one: bytes, other: bytes, *, default_port: int) -> bool:
+    """Tell whether two authorities name the same place, with `default_port` where none is given.
+
+    Raises:
+        BadHead: if one of them is not valid.
+    """
 
     def place(authority: bytes) -> tuple[str, int]:
-        digits = authority.rpartition(b":")[2]
-        port = int(digits) if b":" in authority and digits.isdigit() else 80
+        # In `[::1]` the last colon belongs to the address; "1]" is not all digits, so no port.
+        _, colon, digits = authority.rpartition(b":")
+        port = int(digits) if colon and digits.isdigit() else default_port
         return read_host(authority)[1], port
 
-    # In `[::1]` the last colon belongs to the address; "1]" is not all digits, so it is no port.
     return place(one) == place(other)
 
 
@@ -250,7 +257,7 @@ def check_coding(field: bytes) -> None:
     """
     if field.lower() == b"chunked":
         return
-    codings = [coding.strip(b" \t").lower() for coding in field.split(b",")]
+    codings = [coding.strip(b" \t").lower() for coding in field.split(b",", MAX_LIST_ELEMENTS)]
     names = [coding.partition(b";")[0].rstrip(b" \t") for coding in codings]
     if not all(map(_TOKEN.fullmatch, names)):
         raise BadHead("Transfer-Encoding is not a list of codings")
@@ -262,10 +269,17 @@ def check_coding(field: bytes) -> None:
 
 
 def list_tokens(field: bytes) -> list[bytes] | None:
-    """Split a list of tokens, in lower case; None if an element is no token (RFC 9110 5.6.1)."""
+    """Split a list of tokens, in lower case (RFC 9110 5.6.1).
+
+    Returns:
+        The tokens without empty elements, or None if an element is no token or there are more
+        than `MAX_LIST_ELEMENTS`.
+    """
     field = field.lower()
     if _TOKEN.fullmatch(field):
         return [field]
+    if field.count(b",") >= MAX_LIST_ELEMENTS:
+        return None
     tokens = [part.strip(b" \t") for part in field.split(b",")]
     tokens = [token for token in tokens if token]
     return tokens if all(map(_TOKEN.fullmatch, tokens)) else None

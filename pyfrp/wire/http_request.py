@@ -15,6 +15,7 @@ from pyfrp.wire.http_grammar import (
     CHUNKED,
     MAX_HEAD_BYTES,
     MAX_HEADER_COUNT,
+    MAX_LIST_ELEMENTS,
     MAX_METHOD_BYTES,
     MAX_TARGET_BYTES,
     TOKEN_CHAR,
@@ -166,7 +167,7 @@ class RequestHead:
         method: As sent.
         target: As sent; the request line is the only place where it counts.
         minor: 0 or 1, of HTTP/1.x.
-        authority: The Host field as sent.
+        authority: The Host field as sent; the target's for proxies' clients of HTTP/1.0 without.
         host: The key for routing: lower case, no port, no brackets, no trailing dot.
         path: The percent-decoded path without the query; "" for CONNECT, "*" for `OPTIONS *`.
         user: From Basic credentials; "" if there are none that can be decoded. Those of
@@ -387,7 +388,10 @@ def _parse_general(data: bytes) -> RequestHead:
 
     host = fields.get(b"host")
     if host is None:
-        raise BadHead("Host is missing")
+        host = _target_authority(method, target) if minor == 0 else b""
+        if not host:
+            raise BadHead("Host is missing")
+        extra += b"Host: %b\r\n" % host
     head._host_field = host
     head.authority, head.host = read_host(host)
     head.path, is_proxied = _read_target(method, target, host)
@@ -439,8 +443,18 @@ def _parse_general(data: bytes) -> RequestHead:
 
 def _read_upgrade(field: bytes) -> bytes:
     """Return an Upgrade field that is honoured, else b""."""
+    if field.count(b",") >= MAX_LIST_ELEMENTS:
+        return b""
     protocols = [part.strip(b" \t").lower() for part in field.split(b",")]
     return field if all(protocols) and b"h2c" not in protocols else b""
+
+
+def _target_authority(method: bytes, target: bytes) -> bytes:
+    """Return the authority in a target, b"" without; old clients of proxies send no Host."""
+    if method == b"CONNECT":
+        return target
+    match = _SCHEME.match(target)
+    return match[2] if match is not None else b""
 
 
 def _read_target(method: bytes, target: bytes, host_field: bytes) -> tuple[str, bool]:
@@ -448,7 +462,9 @@ def _read_target(method: bytes, target: bytes, host_field: bytes) -> tuple[str, 
     if method == b"CONNECT":
         if b"/" in target or b"?" in target or not target.rpartition(b":")[2].isdigit():
             raise BadHead("CONNECT takes host:port as its target")
-        if not same_authority(target, host_field):
+        # Some clients leave the port out of Host here.
+        port = int(target.rpartition(b":")[2])
+        if not same_authority(target, host_field, default_port=port):
             raise BadHead("the request target and Host name different hosts")
         return "", True
     if target[:1] == b"/":
@@ -462,7 +478,7 @@ def _read_target(method: bytes, target: bytes, host_field: bytes) -> tuple[str, 
         raise BadHead("the request target is neither a path nor an http:// address")
     if match[1].lower() != b"http":
         raise BadHead("the request target has a scheme other than http")
-    if not same_authority(match[2], host_field):
+    if not same_authority(match[2], host_field, default_port=80):
         raise BadHead("the request target and Host name different hosts")
     return decode_path(target[match.end() :].partition(b"?")[0]) or "/", True
 
@@ -540,7 +556,10 @@ def rewrite_request_head(head: RequestHead, edit: HeadEdit | None, client_ip: by
         return head._rewritten
     if head.method == b"CONNECT":
         # For the proxy at the far end, which may want credentials of its own and Host as it was.
-        return head.raw.replace(b" HTTP/1.0\r\n", b" HTTP/1.1\r\n", 1)
+        out = head.raw.replace(b" HTTP/1.0\r\n", b" HTTP/1.1\r\n", 1)
+        if _HOST_LINE.search(out) is None:
+            out = b"%bHost: %b\r\n\r\n" % (out[:-2], head._host_field)
+        return out
     if head._forwarded_for:
         forwarded_for = b"%b, %b" % (head._forwarded_for, client_ip)
     else:

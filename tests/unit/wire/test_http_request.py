@@ -111,6 +111,17 @@ ODD: list[tuple[str, bytes, dict[str, object]]] = [
         {"host": "::1"},
     ),
     ("CONNECT", head(line=b"CONNECT llm.local:80 HTTP/1.1"), {"path": "", "host": "llm.local"}),
+    ("CONNECT, no port in Host", head(line=b"CONNECT llm.local:443 HTTP/1.1"), {"path": ""}),
+    (
+        "CONNECT without Host, HTTP/1.0",
+        head(line=b"CONNECT llm.local:443 HTTP/1.0", host=b""),
+        {"host": "llm.local", "authority": "llm.local:443"},
+    ),
+    (
+        "absolute without Host, HTTP/1.0",
+        head(line=b"GET http://llm.local:81/a HTTP/1.0", host=b""),
+        {"host": "llm.local", "authority": "llm.local:81", "path": "/a"},
+    ),
     (
         "CONNECT with length 0",
         head(b"Content-Length: 0", line=b"CONNECT llm.local:80 HTTP/1.1"),
@@ -316,6 +327,16 @@ def test_connect_passes_as_it_is() -> None:
     data = head(b"Proxy-Authorization: Basic YTpi", line=b"CONNECT llm.local:80 HTTP/1.1")
     assert rewrite(data, HeadEdit(b"new", {"A": "b"})) == data
     assert rewrite(data.replace(b"1.1", b"1.0")) == data
+
+
+def test_host_is_added_where_an_old_client_left_it_in_the_target() -> None:
+    assert rewrite(b"CONNECT a:443 HTTP/1.0\r\nA: b\r\n\r\n") == (
+        b"CONNECT a:443 HTTP/1.1\r\nA: b\r\nHost: a:443\r\n\r\n"
+    )
+    out = rewrite(b"GET http://a:81/ HTTP/1.0\r\n\r\n", HeadEdit(b"new", {}))
+    assert out.startswith(b"GET http://new/ HTTP/1.1\r\n")
+    assert out.count(b"\r\nHost: new\r\n") == 1
+    assert b"X-Forwarded-Host: a:81\r\n" in out
 
 
 def test_configured_headers_replace_what_was_sent_and_come_last() -> None:
