@@ -46,6 +46,22 @@ class DemoError(PyfrpError):
     """The demonstration failed; the text says at which step and what to try."""
 
 
+class OutputGoneError(PyfrpError):
+    """Nobody reads what we print any more, as with `pyfrp demo | head -3`."""
+
+
+def say(text: str = "", *, end: str = "\n") -> None:
+    """Print at once.
+
+    Raises:
+        OutputGoneError: our output was closed.
+    """
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        raise OutputGoneError from None
+
+
 @dataclass
 class Child:
     """A server or client of ours, as a process."""
@@ -54,13 +70,13 @@ class Child:
     process: subprocess.Popen[bytes]
     log: Path
 
+    def printed(self) -> str:
+        """Return all that it printed so far."""
+        return self.log.read_text("utf-8", "replace")
+
     def tail(self) -> str:
         """Return the last lines that it printed."""
-        try:
-            lines = self.log.read_text("utf-8", "replace").splitlines()
-        except OSError as exc:
-            return f"(no log: {exc})"
-        return "\n".join(lines[-TAIL_LINES:]) or "(it printed nothing)"
+        return "\n".join(self.printed().splitlines()[-TAIL_LINES:]) or "(it printed nothing)"
 
     def check(self) -> None:
         """Raise DemoError if it has ended."""
@@ -168,32 +184,29 @@ async def wait_for_port(port: int, child: Child) -> None:
 
 
 async def wait_for_tunnel(port: int, children: Sequence[Child]) -> None:
-    """Wait until the API answers through the tunnel.
+    """Wait until the client offers its proxy, and see that the API answers through it.
 
     Raises:
-        DemoError: a process ended, or the tunnel did not stand in time.
+        DemoError: a process ended, or the tunnel does not stand.
     """
     deadline = time.monotonic() + READY_LIMIT_S
+    client = children[-1]
+    # The line that scripts look for with frp, too. Asking the server again and again instead would
+    # fill its log with refusals.
+    while "start proxy success" not in client.printed():
+        for child in children:
+            child.check()
+        if time.monotonic() > deadline:
+            raise DemoError(f"the client did not offer its proxy within {READY_LIMIT_S:g} s")
+        await asyncio.sleep(LOOK_AGAIN_S)
     caller = Caller(LOOPBACK, port, HOST)
-    seen = "no answer"
     try:
-        while True:
-            try:
-                async with asyncio.timeout(ANSWER_LIMIT_S):
-                    status, _ = await caller.get("/v1/models")
-                if status == 200:
-                    return
-                seen = f"HTTP {status}"
-            except (OSError, EOFError) as exc:
-                seen = str(exc) or "it took too long"
-                caller.close()
-            for child in children:
-                child.check()
-            if time.monotonic() > deadline:
-                raise DemoError(f"no answer through the tunnel in time; the last was: {seen}")
-            await asyncio.sleep(LOOK_AGAIN_S)
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            status, _ = await caller.get("/v1/models")
     finally:
         caller.close()
+    if status != 200:
+        raise DemoError(f"the API does not answer through the tunnel: HTTP {status}")
 
 
 async def compare(direct_port: int, tunnel_port: int) -> list[tuple[str, float, float]]:
@@ -233,18 +246,18 @@ async def compare(direct_port: int, tunnel_port: int) -> list[tuple[str, float, 
 
 def print_table(figures: Figures, rows: Sequence[tuple[str, float, float]], rate: float) -> None:
     """Print what was measured, as Markdown that is readable in a terminal."""
-    print("\n")
-    print(f"| {'through the tunnel':<21} | {'':>12} |")
-    print(f"|{'-' * 23}|{'-' * 13}:|")
-    print(f"| {'time to first token':<21} | {figures.first_token_s * 1000:>9.2f} ms |")
+    say("\n")
+    say(f"| {'through the tunnel':<21} | {'':>12} |")
+    say(f"|{'-' * 23}|{'-' * 13}:|")
+    say(f"| {'time to first token':<21} | {figures.first_token_s * 1000:>9.2f} ms |")
     made = f"(made at {rate:g}/s)" if rate > 0 else "(made at full speed)"
-    print(f"| {'token rate':<21} | {figures.tokens_per_s:>10.1f}/s | {made}")
-    print()
-    print(f"| {f'median of {ROUNDS}':<21} | {'direct':>9} | {'tunnel':>9} | {'added':>9} |")
-    print(f"|{'-' * 23}|{'-' * 10}:|{'-' * 10}:|{'-' * 10}:|")
+    say(f"| {'token rate':<21} | {figures.tokens_per_s:>10.1f}/s | {made}")
+    say()
+    say(f"| {f'median of {ROUNDS}':<21} | {'direct':>9} | {'tunnel':>9} | {'added':>9} |")
+    say(f"|{'-' * 23}|{'-' * 10}:|{'-' * 10}:|{'-' * 10}:|")
     for name, direct, tunnel in rows:
         cells = " | ".join(f"{value:>6.2f} ms" for value in (direct, tunnel, tunnel - direct))
-        print(f"| {name:<21} | {cells} |")
+        say(f"| {name:<21} | {cells} |")
 
 
 async def stay(port: int, children: Sequence[Child]) -> None:
@@ -254,10 +267,10 @@ async def stay(port: int, children: Sequence[Child]) -> None:
         DemoError: one of the processes ended.
     """
     asked = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
-    print("\nEverything stays up until Ctrl-C. Try it with a client of your own, or:")
-    print(f"  curl -N -H 'Host: {HOST}' -H 'Content-Type: application/json' \\")
-    print(f"    -d '{json.dumps(asked)}' \\")
-    print(f"    http://{LOOPBACK}:{port}/v1/chat/completions", flush=True)
+    say("\nEverything stays up until Ctrl-C. Try it with a client of your own, or:")
+    say(f"  curl -N -H 'Host: {HOST}' -H 'Content-Type: application/json' \\")
+    say(f"    -d '{json.dumps(asked)}' \\")
+    say(f"    http://{LOOPBACK}:{port}/v1/chat/completions")
     while True:
         for child in children:
             child.check()
@@ -276,23 +289,25 @@ async def demonstrate(args: argparse.Namespace, folder: Path, children: list[Chi
     try:
         api_port = await api.start(LOOPBACK)
         control_port, http_port = free_ports(2)
-        print(f"sample API   http://{LOOPBACK}:{api_port}   (a canned text, no model)")
+        say(f"sample API   http://{LOOPBACK}:{api_port}   (a canned text, no model)")
         write_configs(folder, api_port, control_port, http_port)
         server = start_child("server", folder)
         children.append(server)
         await wait_for_port(control_port, server)
-        print(f"server       {LOOPBACK}:{control_port}, callers at http://{LOOPBACK}:{http_port}")
+        say(f"server       {LOOPBACK}:{control_port}, callers at http://{LOOPBACK}:{http_port}")
         children.append(start_child("client", folder))
         await wait_for_tunnel(http_port, children)
-        print(f"client       logged in, {HOST} -> {LOOPBACK}:{api_port}")
-        print(f"ready        after {time.monotonic() - began:.2f} s\n")
-        print(f"> {args.prompt}\n", flush=True)
+        say(f"client       logged in, {HOST} -> {LOOPBACK}:{api_port}")
+        say(f"ready        after {time.monotonic() - began:.2f} s\n")
+        say(f"> {args.prompt}\n")
         figures = Figures()
         caller = Caller(LOOPBACK, http_port, HOST)
         limit = ANSWER_LIMIT_S + (args.tokens / args.rate if args.rate > 0 else args.tokens / 1000)
         try:
             async with asyncio.timeout(limit):
-                await caller.stream(args.prompt, args.tokens, figures, show=True)
+                await caller.stream(
+                    args.prompt, args.tokens, figures, show=lambda token: say(token, end="")
+                )
         finally:
             caller.close()
         async with asyncio.timeout(ANSWER_LIMIT_S + ROUNDS * 8 / (args.rate or 1000)):
@@ -362,6 +377,10 @@ def run_demo(argv: Sequence[str]) -> int:
         except (KeyboardInterrupt, asyncio.CancelledError):  # Ctrl-C, SIGTERM
             print("\nended")
             return 0 if args.keep else 130
+        except OutputGoneError:
+            # The interpreter flushes once more at its end, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         except PyfrpError as exc:
             print(f"\npyfrp demo failed: {exc}", file=sys.stderr)
             for child in children:

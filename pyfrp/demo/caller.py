@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from pyfrp.demo.llm_api import MODEL
@@ -91,9 +91,13 @@ class Caller:
         return status, b"".join([piece async for piece in self.pieces(chunked)])
 
     async def stream(
-        self, prompt: str, tokens: int, figures: Figures, *, show: bool = False
+        self,
+        prompt: str,
+        tokens: int,
+        figures: Figures,
+        show: Callable[[str], object] | None = None,
     ) -> None:
-        """Make a streamed chat completion, fill `figures`, and print the tokens if asked to.
+        """Make a streamed chat completion and fill `figures`; `show` gets each token as it comes.
 
         Raises:
             CutShortError: the answer is not what the sample API sends.
@@ -128,8 +132,8 @@ class Caller:
                     figures.first_token_s = now - began
                 figures.token_times.append(now)
                 figures.delays_s.append(now - chunk["sent_at"])
-                if show:
-                    print(text, end="", flush=True)
+                if show is not None:
+                    show(text)
         if status != 200:
             said = pending.decode("utf-8", "replace")[:300]
             raise CutShortError(f"the chat completion was answered with HTTP {status}: {said}")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pyfrp.demo.caller import Caller, CutShortError, Figures
-from pyfrp.demo.llm_api import SampleApi
+from pyfrp.demo.llm_api import TEXT, SampleApi
 
 
 @pytest.fixture
@@ -30,15 +30,17 @@ async def canned(answer: bytes) -> asyncio.Server:
     return await asyncio.start_server(serve, "127.0.0.1", 0)
 
 
-async def test_stream_notes_every_token_and_prints_it_when_asked(port, capsys):
+async def test_stream_notes_every_token_and_shows_it_when_asked(port):
     caller = Caller("127.0.0.1", port, "llm.local")
     figures = Figures()
-    await caller.stream("hello", 12, figures, show=True)
+    shown: list[str] = []
+    await caller.stream("hello", 12, figures, shown.append)
     assert len(figures.token_times) == len(figures.delays_s) == 12
     assert figures.first_token_s > 0
     assert figures.tokens_per_s > 0
     assert min(figures.delays_s) >= 0
-    assert len(capsys.readouterr().out.split()) == 12
+    assert len(shown) == 12
+    assert TEXT.startswith("".join(shown))
     assert (await caller.get("/v1/models"))[0] == 200
     caller.close()
 

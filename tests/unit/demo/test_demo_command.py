@@ -104,21 +104,47 @@ def test_process_that_ends_by_itself_is_named_with_the_end_of_its_log(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tunnel_that_never_stands_is_told_with_what_was_seen(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "READY_LIMIT_S", 3.0)
-    monkeypatch.setattr(demo, "HOST", "elsewhere.local")
+def change_client_config(monkeypatch: pytest.MonkeyPatch, before: str, after: str) -> None:
+    """Let the demo write a client's configuration with one thing changed."""
     real = demo.write_configs
 
-    def other_host(folder: Path, *ports: int) -> None:
+    def changed(folder: Path, *ports: int) -> None:
         real(folder, *ports)
         path = folder / "client.toml"
-        path.write_text(path.read_text("utf-8").replace("elsewhere.local", "llm.local"), "utf-8")
+        text = path.read_text("utf-8")
+        assert before in text
+        path.write_text(text.replace(before, after), "utf-8")
 
-    monkeypatch.setattr(demo, "write_configs", other_host)
+    monkeypatch.setattr(demo, "write_configs", changed)
+
+
+def test_proxy_that_is_never_offered_is_told_with_the_logs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "READY_LIMIT_S", 3.0)
+    change_client_config(monkeypatch, "token = ", 'token = "wrong" # ')
     assert demo.run_demo(["--tokens", "1"]) == 1
     said = capsys.readouterr().err
-    assert "the last was: HTTP 404" in said
-    assert "--- end of the client's log" in said
+    assert "the client did not offer its proxy within 3 s" in said
+    client_log = said.partition("--- end of the client's log")[2]
+    assert "token in login doesn't match token from configuration" in client_log
+
+
+def test_tunnel_to_nowhere_is_told_with_the_status(tmp_path, monkeypatch, capsys):
+    change_client_config(monkeypatch, "localPort = ", "localPort = 1 # ")
+    assert demo.run_demo(["--tokens", "1"]) == 1
+    assert "the API does not answer through the tunnel: HTTP 502" in capsys.readouterr().err
+
+
+def test_reader_that_leaves_ends_the_demo_without_a_word(tmp_path):
+    process = begin(tmp_path, "--tokens", "100000")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(LIMIT_S) == 1
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert list(tmp_path.iterdir()) == []
+    assert processes_naming(str(tmp_path)) == []
 
 
 @pytest.mark.parametrize("wrong", [["--tokens", "0"], ["--rate", "-1"], ["--rate", "x"], ["--why"]])
