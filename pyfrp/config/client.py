@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
-
-from pyfrp.config.base import Model, RootModel, secret, secret_map
+from pyfrp.config.base import Field, Model, RootModel, secret, secret_map
 from pyfrp.config.common import (
     AuthConfig,
     LogConfig,

@@ -8,21 +8,23 @@ Source: frp `pkg/config/load.go`, `LoadConfigure`.
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyfrp.config.lines import Lines, find_line, toml_lines, yaml_lines
 from pyfrp.config.problems import Place
 from pyfrp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pyfrp.config.lines import Lines
 
 MAX_FILE_CHARS = 16 * 1024 * 1024
 """Longest text that is looked at: a thousand times the largest sensible file."""
 
-_INI_COMMON = re.compile(r"^[ \t]*\[common\][ \t]*(?:[#;].*)?$", re.MULTILINE)
+# What only some files or only faults need (json, yaml, lines, hints, expressions) is loaded there.
+_INI_COMMON = r"^[ \t]*\[common\][ \t]*(?:[#;].*)?$"
 
 
 @dataclass(slots=True)
@@ -48,6 +50,8 @@ class Document:
         """Find the 1-based line of the file on which a place stands."""
         if not self.text or not place:
             return None
+        from pyfrp.config.lines import find_line, toml_lines, yaml_lines
+
         if self._lines is None:
             self._lines = toml_lines(self.text) if self.is_toml else yaml_lines(self.text)
         line = find_line(self._lines, place)
@@ -127,6 +131,8 @@ def _toml_error(error: Exception, path: str, source_lines: list[int] | None) -> 
 
 
 def _json(text: str, path: str, source_lines: list[int] | None) -> Any:
+    import json
+
     try:
         # frp reads the first value and does not look at what follows.
         decoder = json.JSONDecoder(parse_constant=_refuse_constant)
@@ -177,7 +183,7 @@ def _source_line(line: int, source_lines: list[int] | None) -> int:
 
 def _refuse_ini(text: str, path: str) -> None:
     """Refuse frp's old INI format, which is told by a section called `common`."""
-    match = _INI_COMMON.search(text)
+    match = re.search(_INI_COMMON, text, re.MULTILINE) if "[common]" in text else None
     if match is None:
         return
     try:

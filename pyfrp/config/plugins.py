@@ -5,9 +5,7 @@ Source of names and defaults: frp `pkg/config/v1/proxy_plugin.go`.
 
 from __future__ import annotations
 
-from pydantic import Field
-
-from pyfrp.config.base import Variants, secret
+from pyfrp.config.base import Field, Variants, secret
 from pyfrp.config.common import HeaderOperations
 from pyfrp.config.proxies import ClientPluginOptions
 

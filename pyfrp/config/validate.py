@@ -30,12 +30,11 @@ MAX_ANNOTATION_BYTES = 256 * 1024
 
 _LOG_LEVELS = ("trace", "debug", "info", "warn", "error")
 _PLUGIN_OPS = ("Login", "NewProxy", "CloseProxy", "Ping", "NewWorkConn", "NewUserConn")
-_NAME_PART = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?")
+# Compiled when first used: most files have neither annotations nor limits.
+_NAME_PART = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?"
 _DNS_LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
-_PREFIX_PART = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
-_BANDWIDTH = re.compile(
-    r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?inf(?:inity)?|nan", re.I
-)
+_PREFIX_PART = rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*"
+_BANDWIDTH = r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|(?i:inf(?:inity)?|nan))"
 _BANDWIDTH_UNITS = {"MB": 1024 * 1024, "KB": 1024}
 
 
@@ -146,7 +145,7 @@ def parse_bandwidth(text: str) -> int:
     if unit is None:
         raise ValueError("unit not support")
     number = text[:-2]
-    if not _BANDWIDTH.fullmatch(number):
+    if not re.fullmatch(_BANDWIDTH, number):
         raise ValueError(f'strconv.ParseFloat: parsing "{number[:60]}": invalid syntax')
     value = float(number) * unit
     # Also false for "nan"; "inf" is no limit, as frp's huge number is none in effect.
@@ -332,11 +331,11 @@ def _name_fault(name: str) -> str:
     prefix, slash, part = name.rpartition("/")
     if "/" in prefix:
         return "at most one slash is allowed, between an optional DNS prefix and the name"
-    if slash and not _PREFIX_PART.fullmatch(prefix):
+    if slash and not re.fullmatch(_PREFIX_PART, prefix):
         return "the part before the slash must be a DNS name, e.g. example.com/my-name"
     if len(prefix) > 253:
         return "the part before the slash must not be longer than 253 characters"
-    if not _NAME_PART.fullmatch(part):
+    if not re.fullmatch(_NAME_PART, part):
         return (
             "the name part must consist of letters, digits, '-', '_' and '.', and start and end "
             "with a letter or digit"
