@@ -8,7 +8,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.support.backends import Exchange, Gate, pattern, pattern_hash, sse
+from tests.support.backends import (
+    Exchange,
+    Gate,
+    Pipe,
+    ScriptBackend,
+    pattern,
+    pattern_hash,
+    running,
+    sse,
+)
 from tests.support.http import BadAnswer, Caller, Cut, request
 from tests.support.office import DOMAIN, Office
 from tests.support.waiting import all_of, until, within
@@ -418,13 +427,47 @@ async def test_a_caller_that_half_closes_inside_its_body_gets_no_good_answer(
 
 
 async def test_half_close_is_carried_through_a_tcp_proxy(scene: Office) -> None:
-    caller = await Caller.open(scene.echo_port)
+    """Also when the end of input comes before the local connection stands."""
+
+    async def one(index: int) -> None:
+        text = b"all I have to say: %d" % index
+        caller = await Caller.open(scene.echo_port)
+        try:
+            await caller.send(text)
+            await asyncio.sleep(index % 4 * 0.003)
+            caller.half_close()
+            assert await caller.everything() == text
+        finally:
+            await caller.close()
+
+    await all_of(one(index) for index in range(60))
+
+
+async def test_a_service_that_half_closes_first_still_hears_the_rest(scene: Office) -> None:
+    heard = asyncio.get_running_loop().create_future()
+
+    async def script(pipe: Pipe) -> None:
+        await pipe.send(b"that is all from me")
+        pipe.write_eof()
+        data = b""
+        while piece := await pipe.read_some():
+            data += piece
+        heard.set_result(data)
+
+    backend = ScriptBackend(script, scene.echo.port)
+    await scene.echo.refuse()
     try:
-        await caller.send(b"all I have to say")
-        caller.half_close()
-        assert await caller.everything() == b"all I have to say"
+        async with running(backend):
+            caller = await Caller.open(scene.echo_port)
+            try:
+                assert await caller.everything() == b"that is all from me"
+                await caller.send(b"and this from me")
+                caller.half_close()
+                assert await within(heard, 3, "the rest") == b"and this from me"
+            finally:
+                await caller.close()
     finally:
-        await caller.close()
+        await scene.echo.start()
 
 
 # --- large bodies -------------------------------------------------------------------------

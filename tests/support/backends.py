@@ -255,6 +255,8 @@ class Backend:
             raw = pipe.transport.get_extra_info("socket")
             if raw is not None:
                 found.add(raw.fileno())
+        if self._server is not None:
+            found.update(listener.fileno() for listener in self._server.sockets)
         return found
 
 
