@@ -24,10 +24,10 @@ from pyfrp.wire.http_grammar import (
     any_case,
     any_of,
     check_coding,
-    check_fields,
     check_octets,
     check_partial_head,
     decode_path,
+    field_fault,
     find_head_end,
     list_tokens,
     named_cuts,
@@ -499,15 +499,15 @@ def _read_framing(fields: dict[bytes, bytes], minor: int) -> int:
 
 def _diagnose(data: bytes) -> BadHead:
     """Return what is wrong with a head that the general expression refused."""
+    if len(data) > MAX_HEAD_BYTES:
+        return too_large(data)
     try:
-        if len(data) > MAX_HEAD_BYTES:
-            return too_large(data)
         check_octets(data)
         _check_start_line(data.partition(b"\r\n")[0])
-        start = data.find(b"\r\n") + 2
-        check_fields(data, start)
     except BadHead as exc:
         return exc
+    if fault := field_fault(data, data.find(b"\r\n") + 2):
+        return BadHead(fault)
     return BadHead(f"more than {MAX_HEADER_COUNT} header lines", 431)
 
 
@@ -585,8 +585,8 @@ def rewrite_request_head(head: RequestHead, edit: HeadEdit | None, client_ip: by
 def _replace_host(out: bytes, head: RequestHead, host: bytes) -> bytes:
     """Put another host into a head, wherever it names one."""
     line = _HOST_LINE.search(out)
-    if line is not None:  # Always, but the type does not say so.
-        out = b"%b %b%b" % (out[: line.start(1)], host, out[line.end(1) :])
+    assert line is not None  # Heads without one were refused, or got one.
+    out = b"%b %b%b" % (out[: line.start(1)], host, out[line.end(1) :])
     scheme = _SCHEME.match(head.target)
     if scheme is not None:
         at = len(head.method) + 1

@@ -19,9 +19,9 @@ from pyfrp.wire.http_grammar import (
     any_case,
     any_of,
     check_coding,
-    check_fields,
     check_octets,
     check_partial_head,
+    field_fault,
     find_head_end,
     list_tokens,
     named_cuts,
@@ -245,8 +245,7 @@ def _read_any(data: bytes, request_method: bytes) -> ResponseHead:
         line_end = data.find(b"\r\n") + 2
         if _GENERAL.fullmatch(data[:line_end] + b"\r\n") is None:
             raise BadHead("its first line is not: HTTP/1.1, a status of three digits, a reason")
-        check_fields(data, line_end)
-        raise BadHead("it is not a head")  # Each line is good, so this is not reached.
+        raise BadHead(field_fault(data, line_end))
     minor, status = int(match[1]), int(match[2])
     # The end of the first line; found by search, because the reason may be missing.
     line_end = data.find(b"\r\n", 12)

@@ -185,6 +185,7 @@ BAD: list[tuple[str, bytes, int]] = [
     ("CONNECT with coding", head(TE, line=b"CONNECT llm.local:80 HTTP/1.1"), 400),
     # Host
     ("no Host", head(host=b""), 400),
+    ("no Host but another field", head(b"A: b", host=b""), 400),
     ("no Host, HTTP/1.0", head(host=b"", line=b"GET / HTTP/1.0"), 400),
     ("no Host, absolute target", head(host=b"", line=b"GET http://llm.local/ HTTP/1.1"), 400),
     ("two Hosts", head(b"Host: other"), 400),

@@ -177,6 +177,11 @@ ODD: list[tuple[str, bytes, dict[str, object]]] = [
     ("upgrade without protocol", head(b"Connection: upgrade"), {"upgrade": b""}),
     ("h2c", head(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c"), {"upgrade": b""}),
     ("h2c in list", head(b"Connection: Upgrade", b"Upgrade: websocket, H2C"), {"upgrade": b""}),
+    (
+        "upgrade to a choice of too many",
+        head(b"Connection: Upgrade", b"Upgrade: a" + b", a" * 40),
+        {"upgrade": b""},
+    ),
     ("upgrade with body", post(CL, b"Connection: Upgrade", b"Upgrade: x"), {"upgrade": b""}),
     (
         "upgrade, HTTP/1.0",
@@ -351,6 +356,10 @@ def test_configured_headers_replace_what_was_sent_and_come_last() -> None:
         b"x-forwarded-for: none",
         b"Empty: ",
     ]
+
+
+def test_last_spelling_of_a_configured_header_counts() -> None:
+    assert HeadEdit(None, {"X-A": "1", "x-a": "2"}).lines == b"x-a: 2\r\n"
 
 
 def test_framing_and_hop_headers_cannot_be_configured_but_are_reported() -> None:
