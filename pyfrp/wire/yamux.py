@@ -283,7 +283,6 @@ class Session(Generic[S]):
         self._on_output = on_output
         self._next_id = 1 if client else 2
         self._peer_parity = 0 if client else 1
-        self._highest_peer_id = 0
         self._budget = budget
         self._grown = 0
         self._keepalive = keepalive
@@ -501,9 +500,10 @@ class Session(Generic[S]):
             raise MuxError(f"stream {stream_id} opened twice")
         if not stream_id or stream_id & 1 != self._peer_parity or self._on_stream is None:
             raise MuxError(f"stream {stream_id} is not the peer's to open")
-        if stream_id <= self._highest_peer_id:
-            raise MuxError(f"stream {stream_id} opened again")
-        self._highest_peer_id = stream_id
+        if self.closed:
+            return  # Closed by a callback of the same bytes: nobody would end this stream.
+        # Any order: Go's concurrent opens overtake each other (`session.go`, OpenStream, takes the
+        # id first and sends the SYN later).
         stream = self._make_stream(self, stream_id)
         stream._send_window += delta
         self.streams[stream_id] = stream
