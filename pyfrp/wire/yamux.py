@@ -35,6 +35,7 @@ SLICE = 64 * 1024  # What one stream may put into the link before the next has i
 # What one write to the link may hold; the rest goes in the next turn. Larger batches cost more: see
 # `pyfrp/net/tls.py`, `_READ_SIZE`.
 BATCH = 96 * 1024
+BURST = 32  # Streams with output at which a turn's output is not collected any further.
 
 
 class Half:
@@ -157,10 +158,13 @@ class Stream:
         session = self.session
         if not self._queued:
             self._queued = True
-            session._ready.append(self)
+            ready = session._ready
+            ready.append(self)
             if not session._awake:
                 session._awake = True
                 session._on_output()
+            elif len(ready) >= session.burst:
+                session._on_burst()
         if len(self._out) > session.high_water:
             self.on_full()
 
@@ -268,6 +272,8 @@ class Session(Generic[S]):
         make_stream: `make_stream(session, stream_id)` builds a stream, for both sides' opens.
         on_stream: Called with each stream the peer opens, before any of its data.
         on_output: Called once when output appears where there was none.
+        on_burst: Called when so many streams have output that it should not wait for the turn's end:
+            the far end can work on these while the others are still being read.
         now: The present time, in seconds of the owner's monotonic clock.
         keepalive: Seconds of silence after which a ping is sent; 0 for never.
         budget: Bytes of window beyond the initial ones for all streams together.
@@ -280,6 +286,7 @@ class Session(Generic[S]):
         make_stream: Callable[[Session[S], int], S],
         on_stream: Callable[[S], None] | None,
         on_output: Callable[[], None],
+        on_burst: Callable[[], None],
         now: float,
         keepalive: float = 30.0,
         budget: int = WINDOW_BUDGET,
@@ -288,6 +295,7 @@ class Session(Generic[S]):
         self._make_stream = make_stream
         self._on_stream = on_stream
         self._on_output = on_output
+        self._on_burst = on_burst
         self._next_id = 1 if client else 2
         self._peer_parity = 0 if client else 1
         self._budget = budget
@@ -311,6 +319,7 @@ class Session(Generic[S]):
         # Pending bytes of a stream above which its source is told to pause. The owner sets it to 0
         # while the link does not drain, so that every source pauses after one more chunk.
         self.high_water = SLICE
+        self.burst = BURST
         self.going_away = False  # The peer opens and accepts no more streams.
         self.closed = False
 
@@ -444,7 +453,7 @@ class Session(Generic[S]):
         if flags & ~KNOWN_FLAGS:
             raise MuxError(f"unknown flags 0x{flags:x}")
         if flags & SYN:
-            self._on_syn(stream_id, 0)
+            self._on_syn(stream_id)
         stream = self.streams.get(stream_id)
         if stream is not None:
             if flags & ACK:
@@ -480,8 +489,7 @@ class Session(Generic[S]):
 
     def _on_window_update(self, flags: int, stream_id: int, delta: int) -> None:
         if flags & SYN:
-            self._on_syn(stream_id, delta)
-            delta = 0
+            self._on_syn(stream_id)
         stream = self.streams.get(stream_id)
         if stream is None:
             return  # It is gone here, and the peer will learn so.
@@ -499,7 +507,7 @@ class Session(Generic[S]):
             stream._drop()
             stream.on_reset()
 
-    def _on_syn(self, stream_id: int, delta: int) -> None:
+    def _on_syn(self, stream_id: int) -> None:
         if stream_id in self.streams:
             raise MuxError(f"stream {stream_id} opened twice")
         if not stream_id or stream_id & 1 != self._peer_parity or self._on_stream is None:
@@ -509,7 +517,6 @@ class Session(Generic[S]):
         # Any order: Go's concurrent opens overtake each other (`session.go`, OpenStream, takes the
         # id first and sends the SYN later).
         stream = self._make_stream(self, stream_id)
-        stream._send_window += delta
         self.streams[stream_id] = stream
         self._control(WINDOW_UPDATE | ACK, stream_id, 0)
         self._on_stream(stream)
@@ -641,6 +648,7 @@ class Session(Generic[S]):
             stream = self.streams.get(stream_id)
             if stream is not None:
                 stream.reset()
+                stream.on_reset()  # The owner may still wait for its pending bytes to leave.
         if self._ping_sent is not None:
             if self.heard >= self._ping_sent:
                 self._ping_sent = None
