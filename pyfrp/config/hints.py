@@ -98,7 +98,7 @@ def explain(role: str, place: Place, model: type[Model]) -> str:
     elsewhere = _elsewhere(role, path, same_leaf)
     if elsewhere:
         return elsewhere
-    close = _close(leaf, {_plain(k.name): k.name for k in keys_of(model).values()})
+    close = _close(leaf, {_plain(k.name): k.name for k in keys_of(model).values()}, 0.65)
     if close:
         return f'did you mean "{close}"?'
     theirs_by_name = [k for k in same_leaf if k.role == other]
@@ -169,8 +169,8 @@ def _lower(path: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(part.lower() for part in path)
 
 
-def _close(leaf: str, candidates: dict[str, str]) -> str:
-    matches = difflib.get_close_matches(leaf, candidates, n=1, cutoff=0.72)
+def _close(leaf: str, candidates: dict[str, str], cutoff: float = 0.75) -> str:
+    matches = difflib.get_close_matches(leaf, candidates, n=1, cutoff=cutoff)
     return candidates[matches[0]] if matches else ""
 
 

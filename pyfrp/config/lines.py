@@ -48,8 +48,8 @@ def toml_lines(text: str) -> Lines:
     scanner = _TOMLScanner(text)
     try:
         scanner.scan()
-    except IndexError:
-        pass  # An odd end; what was found until here is right.
+    except (IndexError, ValueError):
+        pass  # Not TOML after all; what was found until here is right.
     return scanner.lines
 
 
@@ -82,22 +82,21 @@ class _TOMLScanner:
                 self._pair(table)
 
     def _header(self, line: int, *, is_list: bool) -> Place:
-        place = self._resolve((), self._key())
+        *around, last = self._key()
         self.at += 1  # the closing brackets
+        place: Place = ()
+        for key in around:
+            place = (*place, key)
+            self.lines.setdefault(place, line)
+            if place in self._lengths:  # the name of a list of tables means its last table
+                place = (*place, self._lengths[place] - 1)
+        place = (*place, last)
+        self.lines.setdefault(place, line)
         if is_list:
             index = self._lengths.get(place, 0)
             self._lengths[place] = index + 1
-            self.lines.setdefault(place, line)
             place = (*place, index)
-        self.lines.setdefault(place, line)
-        return place
-
-    def _resolve(self, place: Place, keys: list[str]) -> Place:
-        """Extend a place; a key that names a list of tables means its last table."""
-        for key in keys:
-            place = (*place, key)
-            if place in self._lengths and key != keys[-1]:
-                place = (*place, self._lengths[place] - 1)
+            self.lines.setdefault(place, line)
         return place
 
     def _key(self) -> list[str]:

@@ -93,7 +93,7 @@ def _parse(text: str, path: str, source_lines: list[int] | None) -> Document:
     try:
         return Document(tomllib.loads(text), path, text)
     except tomllib.TOMLDecodeError as error:
-        toml_error = _toml_error(error, path, source_lines)
+        toml_error = _toml_error(error, text, path, source_lines)
     except (RecursionError, ValueError):
         # ValueError: an integer of thousands of digits.
         toml_error = ConfigError("toml: nested too deeply, or a number is too long", path=path)
@@ -121,11 +121,17 @@ def _text(key: Any) -> str:
     return key if isinstance(key, str) else str(key)[:100]
 
 
-def _toml_error(error: Exception, path: str, source_lines: list[int] | None) -> ConfigError:
+def _toml_error(
+    error: Exception, text: str, path: str, source_lines: list[int] | None
+) -> ConfigError:
     match = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
-    if match is None:  # "at end of document"
-        return ConfigError(f"toml: {error}", path=path)
-    reason, line, column = match[1], int(match[2]), match[3]
+    if match is not None:
+        reason, line, column = match[1], int(match[2]), int(match[3])
+    else:
+        # "at end of document": the last line that says something.
+        reason = str(error).partition(" (at ")[0]
+        lines = text.rstrip().split("\n")
+        line, column = len(lines), len(lines[-1]) + 1
     line = _source_line(line, source_lines)
     return ConfigError(f"toml: line {line}, column {column}: {reason}", path=path, line=line)
 
