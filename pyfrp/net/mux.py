@@ -7,12 +7,13 @@ to the link: fewer TLS records, fewer system calls.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from pyfrp.errors import LinkError, LocalWireError, MuxError, PeerClosed
 from pyfrp.net.endpoint import HIGH_WATER, LOW_WATER, Endpoint
-from pyfrp.wire.yamux import SLICE, Half, Session, Stream
+from pyfrp.wire.yamux import BURST, SLICE, Half, Session, Stream
 
 # A link whose buffer grows this far although all sources are paused belongs to a peer that asks for
 # answers (pings, opened streams) and does not read them.
@@ -71,7 +72,7 @@ class MuxStream(Stream):
         self._holding = False
         if not self.pending:
             self._mux.loop.call_soon(self._lose, None)
-        if self._in is Half.OPEN:
+        if self._in == Half.OPEN:
             self._mux.linger(self)
 
     def abort(self) -> None:
@@ -173,6 +174,7 @@ class MuxTransport(asyncio.Protocol):
             make_stream=self._make_stream,
             on_stream=on_stream,
             on_output=self._schedule,
+            on_burst=self._flush,
             now=self.loop.time(),
             keepalive=keepalive_s,
         )
@@ -236,10 +238,12 @@ class MuxTransport(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._saturated = True
         self.session.high_water = 0
+        self.session.burst = sys.maxsize
 
     def resume_writing(self) -> None:
         self._saturated = False
         self.session.high_water = SLICE
+        self.session.burst = BURST
         self._flush()
 
     # -- output --------------------------------------------------------------------------------

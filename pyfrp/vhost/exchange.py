@@ -7,8 +7,7 @@ headers as frp does (`pkg/util/vhost/http.go`), differences as listed in the REA
 from __future__ import annotations
 
 import asyncio
-from enum import IntEnum
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from pyfrp.errors import BadHead, PyfrpError
 from pyfrp.net.endpoint import Endpoint, peer_address, reset, tune
@@ -30,21 +29,21 @@ REPLAY_S = 1.0  # A kept connection that was closed under a request shows it wit
 PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 
 
-class Asking(IntEnum):
-    """How far the request has come."""
+class Asking:
+    """How far the request has come. No Enum, for its cost: see `pyfrp.wire.yamux.Half`."""
 
-    HEAD = 0
-    BODY = 1
-    DONE = 2
+    HEAD: Final = 0
+    BODY: Final = 1
+    DONE: Final = 2
 
 
-class Answering(IntEnum):
+class Answering:
     """How far the answer has come."""
 
-    NONE = 0  # No request, or no work connection for it yet.
-    HEAD = 1  # The request is with the upstream.
-    BODY = 2
-    OVER = 3  # The last answer is out and the connection closes.
+    NONE: Final = 0  # No request, or no work connection for it yet.
+    HEAD: Final = 1  # The request is with the upstream.
+    BODY: Final = 2
+    OVER: Final = 3  # The last answer is out and the connection closes.
 
 
 class HttpExchange(asyncio.Protocol):
@@ -97,8 +96,8 @@ class HttpExchange(asyncio.Protocol):
         self._silent = False  # Nothing was sent since the caller half-closed.
         self._choked = False  # The caller does not drain, so the upstream is paused.
         self._buffer = b""
-        self._asking = Asking.HEAD
-        self._answering = Answering.NONE
+        self._asking: int = Asking.HEAD
+        self._answering: int = Answering.NONE
         self._head: RequestHead | None = None
         self._last: RequestHead | None = None  # Many callers repeat the head of their last request.
         self._skipped = False
@@ -128,11 +127,11 @@ class HttpExchange(asyncio.Protocol):
         self._frontend.enter(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._asking is Asking.HEAD and self._answering is not Answering.OVER:
+        if self._asking == Asking.HEAD and self._answering != Answering.OVER:
             self._read_head(data)
-        elif self._asking is Asking.BODY and self._answering is not Answering.OVER:
+        elif self._asking == Asking.BODY and self._answering != Answering.OVER:
             self._read_body(data)
-        elif self._answering is Answering.OVER:
+        elif self._answering == Answering.OVER:
             pass  # A caller that is being refused; what it still sends is not read.
         else:
             self._buffer += data
@@ -142,7 +141,7 @@ class HttpExchange(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The caller sends no more: gone, or half-closed and waiting for its answer?"""
         self._half_closed = True
-        if self._asking is not Asking.DONE or self._answering is Answering.OVER:
+        if self._asking != Asking.DONE or self._answering == Answering.OVER:
             return False  # Nothing that could be answered any more.
         caller = cast(Endpoint, self._caller)
         head = self._head
@@ -150,8 +149,8 @@ class HttpExchange(asyncio.Protocol):
         watch_departure(
             caller,
             self._frontend.later,
-            may_probe=self._answering is not Answering.BODY and head is not None and head.minor > 0,
-            silent=lambda: self._silent and self._answering is Answering.BODY,
+            may_probe=self._answering != Answering.BODY and head is not None and head.minor > 0,
+            silent=lambda: self._silent and self._answering == Answering.BODY,
         )
         return True
 
@@ -242,7 +241,7 @@ class HttpExchange(asyncio.Protocol):
             self._attach(upstream)
             self._replay = out
             upstream.endpoint.write(out)
-        if self._asking is Asking.BODY and self._buffer:
+        if self._asking == Asking.BODY and self._buffer:
             rest, self._buffer = self._buffer, b""
             self._read_body(rest)
 
@@ -265,7 +264,7 @@ class HttpExchange(asyncio.Protocol):
         if done:
             self._asking = Asking.DONE
             self._body = None
-            if self._answering is Answering.HEAD:
+            if self._answering == Answering.HEAD:
                 self._await_answer()
         upstream = self._upstream
         if upstream is None:
@@ -287,7 +286,7 @@ class HttpExchange(asyncio.Protocol):
             if self._caller is not None and self._route is route:
                 self._frontend.refuse_away(self, route, exc)
             return
-        if self._caller is None or self._answering is not Answering.NONE:
+        if self._caller is None or self._answering != Answering.NONE:
             # The caller left meanwhile; the connection is as good as new for the next one.
             route.pool.give_back(upstream)
             return
@@ -310,7 +309,7 @@ class HttpExchange(asyncio.Protocol):
         self.deadline = 0.0
         if self._choked:
             upstream.endpoint.pause_reading()
-        if self._asking is Asking.DONE:
+        if self._asking == Asking.DONE:
             self._await_answer()
 
     def _await_answer(self) -> None:
@@ -320,28 +319,28 @@ class HttpExchange(asyncio.Protocol):
             self.deadline = self._frontend.clock() + limit
 
     def upstream_full(self) -> None:
-        if self._asking is Asking.BODY:
+        if self._asking == Asking.BODY:
             self._stop_reading()
 
     def upstream_drained(self) -> None:
         self._read_on()
 
     def upstream_data(self, data: bytes) -> None:
-        if self._answering is Answering.BODY:
+        if self._answering == Answering.BODY:
             self._pass_on(data)
-        elif self._answering is Answering.HEAD:
+        elif self._answering == Answering.HEAD:
             self._read_answer(data)
 
     def upstream_ended(self, exc: Exception | None) -> None:
         """The work connection is gone in the middle of an exchange."""
         upstream, self._upstream = self._upstream, None
-        if self._answering is Answering.BODY:
+        if self._answering == Answering.BODY:
             if self._answer_left == UNTIL_CLOSE and exc is None:
                 self._finish(None)
             else:
                 self._cut(exc)
             return
-        if self._answering is not Answering.HEAD:
+        if self._answering != Answering.HEAD:
             return
         if self._may_replay(upstream):
             self._answering = Answering.NONE
@@ -403,7 +402,7 @@ class HttpExchange(asyncio.Protocol):
             self._keep_alive
             and length != UNTIL_CLOSE
             and not self._dechunk
-            and self._asking is Asking.DONE
+            and self._asking == Asking.DONE
             and not self._frontend.draining
         )
         out = http1.rewrite_response_head(
@@ -474,7 +473,7 @@ class HttpExchange(asyncio.Protocol):
         """
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
-            if answer is not None and answer.keep_alive and self._asking is Asking.DONE:
+            if answer is not None and answer.keep_alive and self._asking == Asking.DONE:
                 cast("HttpRoute", self._route).pool.give_back(upstream)
                 if self._choked:
                     upstream.endpoint.resume_reading()
@@ -499,13 +498,13 @@ class HttpExchange(asyncio.Protocol):
 
     def _next(self) -> None:
         """A pipelined request is at hand."""
-        if self._caller is None or self._asking is not Asking.HEAD:
+        if self._caller is None or self._asking != Asking.HEAD:
             return
         data, self._buffer = self._buffer, b""
         if data:
             self._read_head(data)
         self._read_on()
-        if self._half_closed and self._asking is Asking.HEAD:
+        if self._half_closed and self._asking == Asking.HEAD:
             self._close()
 
     def _tunnel(self, answer: ResponseHead, early: bytes) -> None:
@@ -555,7 +554,7 @@ class HttpExchange(asyncio.Protocol):
         if upstream is not None:
             upstream.abort()
         self._queued = b""
-        self._keep_alive = keep_alive and self._keep_alive and self._asking is Asking.DONE
+        self._keep_alive = keep_alive and self._keep_alive and self._asking == Asking.DONE
         self._write(
             http1.error_response(
                 status,
@@ -592,7 +591,7 @@ class HttpExchange(asyncio.Protocol):
         caller = self._caller
         if caller is None:
             return
-        if self._half_closed or (self._asking is Asking.DONE and not self._buffer):
+        if self._half_closed or (self._asking == Asking.DONE and not self._buffer):
             caller.close()
             return
         self.deadline = self._frontend.clock() + LINGER_S
@@ -607,9 +606,9 @@ class HttpExchange(asyncio.Protocol):
         self.deadline = 0.0
         if self._caller is None:
             return
-        if self._answering is Answering.HEAD:
+        if self._answering == Answering.HEAD:
             self.refuse(504, "the local service sent no answer in time", stage="response head")
-        elif self._answering is Answering.OVER:
+        elif self._answering == Answering.OVER:
             self._caller.abort()
         elif not self._buffer:
             self._caller.close()
@@ -623,7 +622,7 @@ class HttpExchange(asyncio.Protocol):
     def drain(self) -> None:
         """The server is ending: idle connections close now, busy ones after their answer."""
         self._keep_alive = False
-        if self._asking is Asking.HEAD and not self._buffer and self._caller is not None:
+        if self._asking == Asking.HEAD and not self._buffer and self._caller is not None:
             self._caller.close()
 
     def abort(self) -> None:

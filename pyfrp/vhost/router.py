@@ -64,10 +64,19 @@ class Router(Generic[T]):
             path: Percent-decoded, without query.
             user: From the request's credentials, or "".
         """
-        for domain in candidates(host):
-            users = self._domains.get(domain)
-            if users is None:
-                continue
+        # The exact host comes first and is what nearly all requests have.
+        found = self._find_in(host, path, user)
+        if found is not None:
+            return found
+        for domain in wildcards(host):
+            found = self._find_in(domain, path, user)
+            if found is not None:
+                return found
+        return None
+
+    def _find_in(self, domain: str, path: str, user: str) -> T | None:
+        users = self._domains.get(domain)
+        if users is not None:
             for name in (user, "") if user else ("",):
                 for location, target in users.get(name, ()):
                     if path.startswith(location):
@@ -76,12 +85,11 @@ class Router(Generic[T]):
 
     def knows(self, host: str) -> bool:
         """Whether `host` has, or since the start once had, a route."""
-        return any(domain in self._known for domain in candidates(host))
+        return host in self._known or any(domain in self._known for domain in wildcards(host))
 
 
-def candidates(host: str) -> Iterator[str]:
-    """The domains that may route `host`, best first; never as wide as `*.com`."""
-    yield host
+def wildcards(host: str) -> Iterator[str]:
+    """The wildcard domains that may route `host`, best first; never as wide as `*.com`."""
     labels = host.split(".")
     while len(labels) >= 3:
         labels[0] = "*"

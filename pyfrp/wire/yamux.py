@@ -272,11 +272,11 @@ class Session(Generic[S]):
         make_stream: `make_stream(session, stream_id)` builds a stream, for both sides' opens.
         on_stream: Called with each stream the peer opens, before any of its data.
         on_output: Called once when output appears where there was none.
-        on_burst: Called when so many streams have output that it should not wait for the turn's end:
-            the far end can work on these while the others are still being read.
         now: The present time, in seconds of the owner's monotonic clock.
         keepalive: Seconds of silence after which a ping is sent; 0 for never.
         budget: Bytes of window beyond the initial ones for all streams together.
+        on_burst: Called when so many streams have output that it should not wait for the end of
+            the turn: the far end can work on these while the others are still being read.
     """
 
     def __init__(
@@ -286,10 +286,10 @@ class Session(Generic[S]):
         make_stream: Callable[[Session[S], int], S],
         on_stream: Callable[[S], None] | None,
         on_output: Callable[[], None],
-        on_burst: Callable[[], None],
         now: float,
         keepalive: float = 30.0,
         budget: int = WINDOW_BUDGET,
+        on_burst: Callable[[], None] = lambda: None,
     ) -> None:
         self.streams: dict[int, S] = {}
         self._make_stream = make_stream
