@@ -349,3 +349,55 @@ def test_other_platform_is_told_that_there_is_nothing_to_fetch(tmp_path, monkeyp
     said = capsys.readouterr()
     assert said.out == ""
     assert "aarch64" in said.err
+
+
+# -- README
+
+READMES = ("README.md", "README.ko.md")
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_readme_names_only_what_exists(name: str):
+    text = (ROOT / name).read_text("utf-8")
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
+    assert named
+    assert named <= set(targets)
+    for path in re.findall(r"(?<![/\w])(?:scripts|configs|systemd)/[\w.-]+", text):
+        assert (ROOT / path).exists(), path
+    headings = re.findall(r"^#{2,3} (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+        assert anchor in anchors, anchor
+    for path in re.findall(r"\]\(([\w./-]+)\)", text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_readme_shows_a_pair_of_files_that_work(name: str, tmp_path: Path):
+    text = (ROOT / name).read_text("utf-8")
+    (pair,) = re.findall(r"```toml\n(# frps\.toml.*?customDomains.*?)```", text, re.DOTALL)
+    columns: tuple[list[str], list[str]] = ([], [])
+    for line in pair.splitlines():
+        left, _, right = line.partition("   ")
+        columns[0].append(left)
+        columns[1].append(right.strip())
+    for role, column in zip(("server", "client"), columns, strict=True):
+        path = tmp_path / f"{role}.toml"
+        path.write_text("\n".join(column), "utf-8")
+        done = run(sys.executable, "-m", "pyfrp", "verify", role, "-c", path)
+        assert done.returncode == 0, done.stdout
+    server, client = (tomllib.loads("\n".join(column)) for column in columns)
+    assert server["auth"]["token"] == client["auth"]["token"]
+    assert client["proxies"][0]["customDomains"] == ["llm.local"]
+
+
+def test_both_readmes_show_the_same_commands_and_keys():
+    def shown(name: str) -> list[str]:
+        text = (ROOT / name).read_text("utf-8")
+        blocks = re.findall(r"^```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        code = re.sub(r"#.*|<[^>]*>|\"[^\"\n]*\"", "", "".join(blocks))
+        rows = [line.count("|") for line in text.splitlines() if line.startswith("|")]
+        return [*code.split(), *map(str, rows)]
+
+    assert shown(READMES[0]) == shown(READMES[1])
