@@ -131,7 +131,7 @@ def _eq(first: Any, *others: Any) -> bool:
         raise ValueError("missing argument for comparison")
     for value in (first, *others):
         if isinstance(value, (list, Mapping)):
-            raise ValueError(f"non-comparable type {sprint(value)[:60]}: {type_name(value)}")
+            raise ValueError(f"non-comparable type {type_name(value)}")
     kind = _kind(first)
     for other in others:
         if _kind(other) != kind:

@@ -313,7 +313,7 @@ class _Parser:
                     return number
         except ValueError:
             pass  # Told below, with all other malformed numbers.
-        self._fail(token, f'bad number syntax: "{text[:60]}"')
+        self._fail(token, f'illegal number syntax: "{text[:60]}"')
 
     def _unescape(self, token: Token) -> str:
         """Resolve the escapes of a quoted string or character."""
