@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
@@ -25,8 +25,9 @@ async def scene(
 
 
 @pytest.fixture
-def fresh(scene: Office) -> Office:
+def fresh(scene: Office) -> Iterator[Office]:
     """The module's office, with the records of earlier tests dropped."""
     scene.api.forget()
     scene.echo.forget()
-    return scene
+    yield scene
+    scene.drop_callers()

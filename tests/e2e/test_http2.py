@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import httpx
 import pytest
 
 from tests.support.backends import Exchange, Gate, pattern, pattern_hash, peer_left, sse
 from tests.support.http2 import http2
-from tests.support.office import DOMAIN, Office
-from tests.support.waiting import all_of, until
+from tests.support.office import DOMAIN, Office, office
+from tests.support.processes import Kind
+from tests.support.waiting import all_of, until, within
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
@@ -158,3 +168,253 @@ async def test_a_reader_without_credit_stops_only_itself(scene: Office) -> None:
         assert await scene.works()
         async with http2(scene.http_port) as other:
             assert (await other.answer(other.request("/hello", DOMAIN))).body == b"hello"
+
+
+async def test_an_unused_stream_window_holds_no_memory_of_the_server(scene: Office) -> None:
+    """Sixty streams that nobody reads cost their marks, not their answers."""
+    async with http2(scene.http_port) as caller:
+        caller.grant_credit = False
+        before = scene.pair.server.figures().rss_kib
+        streams = [caller.request(f"/bytes?n={64 * MIB}", DOMAIN) for _ in range(60)]
+        for stream in streams:
+            await caller.head(stream)
+        assert await scene.works()
+        assert scene.pair.server.figures().rss_kib - before < 64 * 1024
+
+
+async def test_a_caller_that_resets_before_the_first_byte_ends_the_backend_connection(
+    scene: Office,
+) -> None:
+    exchanges: list[Exchange] = []
+
+    async def script(x: Exchange) -> None:
+        exchanges.append(x)
+        await x.gone.wait()
+
+    scene.api.on("/prefill", script)
+    async with http2(scene.http_port) as caller:
+        stream = caller.request("/prefill", DOMAIN)
+        await until(lambda: exchanges, "the request at the backend")
+        caller.cancel(stream)
+        await peer_left(exchanges[0].pipe, 1.0, "the backend connection to end")
+    async with http2(scene.http_port) as caller:
+        for _ in range(3):
+            caller.request("/prefill", DOMAIN)
+        await until(lambda: len(exchanges) == 4, "the requests at the backend")
+    for x in exchanges[1:]:
+        await peer_left(x.pipe, 1.0, "the backend connections of a lost caller to end")
+
+
+async def test_trailers_come_through_both_ways_behind_an_interim_answer(scene: Office) -> None:
+    exchanges: list[Exchange] = []
+
+    async def script(x: Exchange) -> None:
+        exchanges.append(x)
+        await x.start("103 Early Hints", [("Link", "</a>")])
+        await x.body()
+        await x.start_chunked("text/plain")
+        await x.chunk(b"body")
+        await x.send(b"0\r\nX-Sum: 42\r\n\r\n")
+
+    scene.api.on("/trailers", script)
+    async with http2(scene.http_port) as caller:
+        stream = caller.request("/trailers", DOMAIN, "POST", end=False)
+        await caller.send(stream, b"body")
+        caller.link.send_headers(stream, [("x-up", "1")], end_stream=True)
+        caller.flush()
+        answer = await caller.answer(stream)
+        assert (answer.body, answer.trailers) == (b"body", {"x-sum": "42"})
+    assert exchanges[0].trailers == [("x-up", "1")]
+
+
+async def test_an_early_answer_ends_an_upload_and_not_the_connection(scene: Office) -> None:
+    async def script(x: Exchange) -> None:
+        x.keep = False
+        await x.reply(b"too large", "413 Content Too Large")
+
+    scene.api.on("/upload", script)
+    async with http2(scene.http_port) as caller:
+        fields = [("content-length", str(64 * MIB))]
+        stream = caller.request("/upload", DOMAIN, "POST", fields, end=False)
+        await caller.send(stream, bytes(40_000))
+        answer = await caller.answer(stream)
+        assert (answer.headers[":status"], answer.body) == ("413", b"too large")
+        assert (await caller.answer(caller.request("/hello", DOMAIN))).body == b"hello"
+
+
+# --- clients that people use --------------------------------------------------------------
+
+
+def curl_speaks_http2() -> bool:
+    curl = shutil.which("curl")
+    if curl is None:
+        return False
+    about = subprocess.run([curl, "--version"], capture_output=True, text=True, check=True).stdout
+    return " HTTP2" in about
+
+
+async def call(scene: Office, path: str, upload: Path | None = None) -> tuple[int, bytes]:
+    """Status and body of a request: by curl, or where it lacks HTTP/2, by our own caller."""
+    if not curl_speaks_http2():
+        async with http2(scene.http_port) as caller:
+            stream = caller.request(path, DOMAIN, "POST" if upload else "GET", end=not upload)
+            if upload:
+                await caller.send(stream, upload.read_bytes(), end=True)
+            answer = await caller.answer(stream)
+            return int(answer.headers[":status"]), bytes(answer.body)
+    options = [
+        "-sS",
+        "--http2-prior-knowledge",
+        "-H",
+        f"Host: {DOMAIN}",
+        "-w",
+        "%{stderr}%{http_version} %{http_code}",
+    ]
+    if upload:
+        options += ["--data-binary", f"@{upload}", "-H", "Content-Type: application/octet-stream"]
+    process = await asyncio.create_subprocess_exec(
+        "curl",
+        *options,
+        f"http://127.0.0.1:{scene.http_port}{path}",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    body, about = await within(process.communicate(), 60, "curl to end")
+    version, status = about.decode().split()
+    assert version == "2"
+    return int(status), body
+
+
+async def test_curl_gets_and_is_refused(scene: Office) -> None:
+    assert await call(scene, "/hello") == (200, b"hello")
+    status, body = await call(scene, "/events?n=20")
+    assert (status, body) == (200, b"".join(sse(n) for n in range(20)))
+    assert (await call(scene, "/no-such-handler"))[0] == 418
+
+
+async def test_curl_sends_8_mib_and_fetches_16(scene: Office, tmp_path: Path) -> None:
+    upload = tmp_path / "upload"
+    upload.write_bytes(b"".join(pattern(8 * MIB)))
+    status, body = await call(scene, "/hash", upload)
+    assert status == 200
+    assert json.loads(body) == {"size": 8 * MIB, "sha256": pattern_hash(8 * MIB)}
+    status, body = await call(scene, f"/bytes?n={16 * MIB}")
+    assert status == 200
+    assert hashlib.sha256(body).hexdigest() == pattern_hash(16 * MIB)
+
+
+def client(scene: Office) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        http1=False,
+        http2=True,
+        base_url=f"http://127.0.0.1:{scene.http_port}",
+        headers={"Host": DOMAIN, "Accept": "application/json"},
+        timeout=20,
+    )
+
+
+async def test_httpx_sees_each_event_before_the_next_is_sent_on_streams_side_by_side(
+    scene: Office,
+) -> None:
+    gates = [Gate() for _ in range(6)]
+
+    async def script(x: Exchange) -> None:
+        gate = gates[int(x.request.query["s"])]
+        assert json.loads(await x.body()) == {"stream": True}
+        await x.start_chunked()
+        for number in range(20):
+            await x.chunk(sse(number))
+            await gate.passed(number)
+        await x.end_chunks()
+
+    async def follow(http: httpx.AsyncClient, index: int) -> None:
+        async with http.stream("POST", f"/chat?s={index}", json={"stream": True}) as answer:
+            assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
+            number = 0
+            async for part in answer.aiter_raw():
+                assert part == sse(number)
+                gates[index].received(number)
+                number += 1
+            assert number == 20
+
+    scene.api.on("/chat", script)
+    async with client(scene) as http:
+        await http.get("/hello")
+        await all_of(follow(http, index) for index in range(6))
+
+
+async def test_httpx_leaving_in_the_middle_stops_the_backend(scene: Office) -> None:
+    exchanges: list[Exchange] = []
+
+    async def script(x: Exchange) -> None:
+        exchanges.append(x)
+        await x.start_chunked()
+        await x.chunk(sse(0))
+        await x.gone.wait()
+
+    scene.api.on("/chat", script)
+    # A stream that is left alone stays open in httpx; its connection tells.
+    async with client(scene) as http, http.stream("GET", "/chat") as answer:
+        async for part in answer.aiter_raw():
+            assert part == sse(0)
+            break
+    await peer_left(exchanges[0].pipe, 1.0, "the backend connection to end")
+
+
+async def test_errors_of_the_proxy_are_json_for_callers_that_ask_for_it(
+    kinds: tuple[Kind, Kind], tmp_path: Path
+) -> None:
+    async with office(tmp_path, kinds=kinds) as scene:
+
+        async def script(x: Exchange) -> None:
+            x.keep = False
+
+        scene.api.on("/dead", script)
+        async with client(scene) as http:
+            unknown = await http.get("/hello", headers={"Host": "nobody.test"})
+            assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
+            dead = await http.get("/dead")
+            assert (dead.status_code, dead.json()["error"]["code"]) == (502, "bad_gateway")
+            scene.pair.client.kill()
+            await until_away(http)
+            away = await http.get("/hello")
+            assert (away.status_code, away.json()["error"]["type"]) == (503, "server_error")
+            assert away.headers["retry-after"]
+
+
+async def until_away(http: httpx.AsyncClient) -> None:
+    """Wait until the server knows that its client is gone."""
+    async with asyncio.timeout(15):
+        while (await http.get("/hello")).status_code == 200:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_server_that_ends_lets_open_streams_finish(
+    kinds: tuple[Kind, Kind], tmp_path: Path
+) -> None:
+    async with office(tmp_path, kinds=kinds) as scene:
+        gate = Gate()
+
+        async def script(x: Exchange) -> None:
+            await x.start_chunked()
+            for number in range(3):
+                await x.chunk(sse(number))
+                await gate.passed(number)
+            await x.end_chunks()
+
+        scene.api.on("/chat", script)
+        async with (
+            http2(scene.http_port) as idle,
+            client(scene) as http,
+            http.stream("GET", "/chat") as answer,
+        ):
+            assert (await idle.answer(idle.request("/hello", DOMAIN))).ended
+            scene.pair.server.signal(signal.SIGTERM)
+            await until(lambda: idle.closed and idle.gone_away == 0, "the idle caller's end")
+            number = 0
+            async for part in answer.aiter_raw():
+                assert part == sse(number)
+                gate.received(number)
+                number += 1
+            assert number == 3
+            assert await scene.pair.server.exited(5) == 0

@@ -363,7 +363,6 @@ async def test_the_vhost_may_share_the_bind_port(kinds: tuple[Kind, Kind], tmp_p
     shared = {"bindPort": port, "vhostHTTPPort": port}
     for name, tls in (("plain", False), ("tls", True)):
         directory = tmp_path / name
-        directory.mkdir()
         async with (
             running(api),
             tunnel(

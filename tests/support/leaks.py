@@ -61,7 +61,7 @@ def _open_descriptors() -> dict[int, str]:
 
 
 def _described(fds: dict[int, str]) -> dict[int, str]:
-    """Say which addresses sockets have; leave out unix sockets.
+    """Say which addresses sockets have; leave out what belongs to loops.
 
     A uvloop loop makes a new socket pair for signals each time it is run.
     """
@@ -77,6 +77,8 @@ def _described(fds: dict[int, str]) -> dict[int, str]:
             addresses[f"socket:[{row[9]}]"] = f"{family} port {local} to {remote} state {row[3]}"
     named = {}
     for fd, what in fds.items():
+        if what == os.devnull or what.startswith("anon_inode:"):
+            continue  # What loops keep for themselves: a spare descriptor, epoll, eventfd.
         if not what.startswith("socket:"):
             named[fd] = what
         elif what in addresses:

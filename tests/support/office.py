@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Office:
     pair: Tunnel
     echo_port: int
     relay: Relay | None = None
+    _callers: list[Caller] = field(default_factory=list)
 
     @property
     def http_port(self) -> int:
@@ -37,8 +38,16 @@ class Office:
         return await fetch(self.http_port, path, host, **more)
 
     async def caller(self, **options: Any) -> Caller:
-        """A connection to the HTTP port; close it."""
-        return await Caller.open(self.http_port, **options)
+        """A connection to the HTTP port; closed with the scene if not before."""
+        caller = await Caller.open(self.http_port, **options)
+        self._callers.append(caller)
+        return caller
+
+    def drop_callers(self) -> None:
+        """End the connections that a failed test left open."""
+        for caller in self._callers:
+            caller.writer.transport.abort()
+        self._callers.clear()
 
     def calling(self, **options: Any) -> Any:
         """A connection to the HTTP port for an `async with`."""
@@ -62,6 +71,7 @@ async def office(
     client: Mapping[str, Any] | None = None,
     proxies: Sequence[Config] = (),
     relayed: bool = False,
+    thin: bool = False,
     shared: bool = False,
     api_port: int | None = None,
 ) -> AsyncIterator[Office]:
@@ -74,6 +84,7 @@ async def office(
         client: Laid over the client's configuration.
         proxies: More proxies beside the two usual ones.
         relayed: Put a relay between client and server.
+        thin: Give the relay small buffers.
         shared: The scene outlives a test, so its sockets are not leaks.
         api_port: Where the HTTP service listens, if that must be known before.
     """
@@ -93,12 +104,16 @@ async def office(
                 async with tunnel(
                     directory, wanted, kinds=kinds, server=server, client=client
                 ) as pair:
-                    yield Office(api, echo, pair, echo_port)
+                    scene = Office(api, echo, pair, echo_port)
+                    try:
+                        yield scene
+                    finally:
+                        scene.drop_callers()
                 return
             bind_port = free_port()
             server = {**(server or {}), "bindPort": bind_port}
             async with (
-                relaying(bind_port) as relay,
+                relaying(bind_port, thin=thin) as relay,
                 tunnel(
                     directory,
                     wanted,
@@ -108,7 +123,11 @@ async def office(
                     through=relay.port,
                 ) as pair,
             ):
-                yield Office(api, echo, pair, echo_port, relay)
+                scene = Office(api, echo, pair, echo_port, relay)
+                try:
+                    yield scene
+                finally:
+                    scene.drop_callers()
     finally:
         if shared:
             leaks.unshare(api)

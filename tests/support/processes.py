@@ -367,7 +367,7 @@ async def tunnel(
     """Run a server and a client, and end both on leaving.
 
     Args:
-        directory: For their files.
+        directory: For their files; made if need be.
         proxies: The client's proxies.
         kinds: Which server and which client.
         server: Laid over the server's configuration.
@@ -375,6 +375,7 @@ async def tunnel(
         through: Port that the client dials instead of the server's own, e.g. a relay's.
         ready: Wait until all is up.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     config = server_config(server)
     pair = Tunnel(
         Program(kinds[0], "server", config, directory, name=f"server-{kinds[0]}"),

@@ -15,6 +15,7 @@ from tests.support.waiting import until
 
 HOST = "127.0.0.1"
 TICK_S = 0.01
+PACKET = 1448
 
 
 class _End(asyncio.Protocol):
@@ -152,10 +153,13 @@ class Relay:
         rate: Bytes per second and direction for everything together, or None.
         depth: Bytes queued per direction before the relay stops reading.
         silent: Ends of connections are not passed on (half-open peers).
+        thin: Small kernel buffers, so that what is on its way is not megabytes; set it before
+            `start`.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, *, thin: bool = False) -> None:
         self.target = target
+        self.thin = thin
         self.port = free_port()
         self.ends: set[_End] = set()
         self.holed = False
@@ -164,13 +168,26 @@ class Relay:
         self.depth = 256 * 1024
         self.carried = 0
         self.accepted = 0
+        self._turn = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, HOST, self.port, backlog=512)
+        listener = self._socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, self.port))
+        self._server = await loop.create_server(self._accept, sock=listener, backlog=512)
+
+    def _socket(self) -> socket.socket:
+        """A TCP socket whose kernel buffers are as the wire is to be."""
+        raw = socket.socket()
+        raw.setblocking(False)
+        if self.thin:
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                raw.setsockopt(socket.SOL_SOCKET, option, 64 * 1024)
+        return raw
 
     def _accept(self) -> _End:
         near, far = _End(self, inbound=True), _End(self, inbound=False)
@@ -186,9 +203,12 @@ class Relay:
         if near.lost:
             return
         loop = asyncio.get_running_loop()
+        raw = self._socket()
         try:
-            await loop.create_connection(lambda: far, HOST, self.target)
+            await loop.sock_connect(raw, (HOST, self.target))
+            await loop.create_connection(lambda: far, sock=raw)
         except OSError:
+            raw.close()
             assert near.transport is not None
             reset(near.transport)
             return
@@ -248,14 +268,25 @@ class Relay:
         if self.rate is None:
             return
         if not self.holed:
-            # One budget for all connections in turn is close enough to one thin wire.
-            up = down = int(self.rate * TICK_S)
-            for end in list(self.ends):
-                if end.inbound:
-                    up = end.drip(up)
-                else:
-                    down = end.drip(down)
+            for inbound in (True, False):
+                self._share([end for end in self.ends if end.inbound is inbound], self.rate)
         self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _share(self, ends: list[_End], rate: int) -> None:
+        """Let connections take turns, one packet each, as on one wire."""
+        budget = int(rate * TICK_S)
+        waiting = deque(end for end in ends if end.queue or end.eof_due)
+        if waiting:
+            # Somebody else begins next time.
+            self._turn += 1
+            waiting.rotate(self._turn % len(waiting))
+        while budget > 0 and waiting:
+            end = waiting.popleft()
+            before = min(budget, PACKET)
+            taken = before - end.drip(before)
+            budget -= taken
+            if taken and end.queue:
+                waiting.append(end)
 
     async def refuse(self) -> None:
         """Stop listening."""
@@ -278,9 +309,9 @@ class Relay:
 
 
 @asynccontextmanager
-async def relaying(target: int) -> AsyncIterator[Relay]:
+async def relaying(target: int, *, thin: bool = False) -> AsyncIterator[Relay]:
     """A running relay to loopback `target`."""
-    relay = Relay(target)
+    relay = Relay(target, thin=thin)
     try:
         await relay.start()
         yield relay
