@@ -431,14 +431,13 @@ class Http2Caller(asyncio.Protocol):
             self._close_if_done()
 
     def drain(self) -> None:
-        """The server is ending: open streams go on, new ones are refused."""
-        if self._last or self._closing:
-            return
+        """The server is ending: open streams go on, new ones are refused.
+
+        GOAWAY waits for the last stream. Callers made of `h2`, as httpx is, take nothing after it,
+        and would lose the answers that they are in the middle of.
+        """
         self._last = True
-        if self._streams:
-            self._flush(goaway(self._gate.highest, Code.NO_ERROR))
-        else:
-            self._close_if_done()
+        self._close_if_done()
 
     def abort(self) -> None:
         self.transport.abort()

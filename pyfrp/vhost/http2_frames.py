@@ -78,10 +78,7 @@ class Http2Error(RemoteWireError):
 
 
 def goaway(last_stream: int, code: Code) -> bytes:
-    """A GOAWAY frame: streams up to `last_stream` are served, later ones were not looked at.
-
-    The state machine's own would forbid it to send anything after, and open streams must end well.
-    """
+    """A GOAWAY frame: streams up to `last_stream` were looked at, later ones were not."""
     payload = last_stream.to_bytes(4, "big") + code.to_bytes(4, "big")
     return b"\0\0\x08" + bytes((Frame.GOAWAY,)) + bytes(5) + payload
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pyfrp.errors import BadHead
 from pyfrp.vhost.http2_frames import MAX_FRAME_BYTES, Code
@@ -91,8 +91,7 @@ class Http2Stream:
     # -- for the exchange ----------------------------------------------------------------------
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
-        self._protocol = protocol
+        self._protocol = cast(asyncio.Protocol, protocol)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         # The socket belongs to all streams; nobody tunes or watches it on behalf of one.
