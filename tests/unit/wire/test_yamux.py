@@ -188,7 +188,7 @@ def test_the_number_of_a_stream_that_is_gone_may_be_opened_again():
 
 
 def test_at_most_256_opens_wait_for_their_acknowledgement():
-    near, far = linked()
+    near, _ = linked()
     streams = [near.open() for _ in range(OPEN_LIMIT + 10)]
     for stream in streams:
         stream.write(b"%d" % stream.id)
@@ -214,7 +214,7 @@ def test_waiting_opens_all_leave_once_the_peer_keeps_up():
 
 
 def test_an_open_that_waits_and_is_reset_leaves_no_trace_and_gives_its_place_away():
-    near, far = linked()
+    near, _ = linked()
     for _ in range(OPEN_LIMIT):
         near.open()
     given_up, next_one = near.open(), near.open()
@@ -456,6 +456,18 @@ def test_a_reset_is_sent_once():
     stream.reset()
     stream.reset()
     assert near.frames() == [Frame(UPDATE, RST, stream.id, 0)]
+
+
+def test_a_stream_that_ended_both_ways_may_still_be_reset():
+    near, far = linked()
+    stream, other = open_pair(near, far)
+    stream.end()
+    other.end()
+    exchange(near, far)
+    stream.reset()
+    exchange(near, far)
+    assert (stream.resets, other.resets) == (0, 0)
+    assert near.session._grown == near.session._unacked == 0
 
 
 def test_writes_and_ends_after_a_reset_do_nothing():

@@ -20,8 +20,8 @@ from tests.unit.wire.yamux_pair import (
     fin,
     frames_of,
     go_away,
-    open_pair,
     linked,
+    open_pair,
     ping,
     raw,
     syn,
@@ -156,7 +156,9 @@ def test_ping_replies_that_nobody_asked_for_are_ignored():
 plausible = st.lists(
     st.one_of(
         st.builds(
-            lambda kind, flags, stream, length, body: raw(kind << 16 | flags, stream, length) + body,
+            lambda kind, flags, stream, length, body: (
+                raw(kind << 16 | flags, stream, length) + body
+            ),
             st.sampled_from([0, 0, 1, 1, 1, 2, 3]),
             st.sampled_from([0, SYN, ACK, FIN, RST, SYN | ACK, SYN | FIN, ACK | RST, 0x10]),
             st.integers(0, 6),
@@ -177,7 +179,7 @@ def run(data, where):
     side.session.open()
     fault = None
     try:
-        for piece in cut_at(data, where):
+        for piece in filter(None, cut_at(data, where)):
             side.feed(piece)
     except RemoteWireError as exc:
         fault = str(exc)
@@ -216,5 +218,5 @@ def test_two_sessions_that_think_they_are_the_client_refuse_each_other():
     clock = Clock()
     near, far = (Side(client=True, clock=clock) for _ in range(2))
     near.open()
-    with pytest.raises(MuxError, match="opened twice|not the peer's"):
+    with pytest.raises(MuxError, match="not the peer's"):
         exchange(near, far)

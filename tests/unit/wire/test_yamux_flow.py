@@ -7,6 +7,7 @@ import pytest
 from pyfrp.wire.yamux import (
     ACK,
     BATCH,
+    BURST,
     FIN,
     INITIAL_WINDOW,
     MAX_WINDOW,
@@ -59,6 +60,18 @@ def test_a_sender_stops_at_the_window_and_goes_on_with_credit():
     near.feed(credit(stream.id, 1000))
     assert b"".join(f.body for f in near.frames()) == data[INITIAL_WINDOW + 40 :]
     assert stream.pending == 0
+
+
+def test_writes_into_a_closed_window_wait_together_and_in_order():
+    near, _ = linked()
+    stream = near.open()
+    stream.write(bytes(INITIAL_WINDOW))
+    near.frames()
+    for piece in (b"one", b"two"):
+        stream.write(piece)
+        assert near.frames() == []
+    near.feed(credit(stream.id, 100))
+    assert [f.body for f in near.frames()] == [b"onetwo"]
 
 
 def test_credit_for_a_stream_with_nothing_to_send_wakes_nobody():
@@ -512,3 +525,24 @@ def test_a_large_transfer_arrives_whole_in_both_directions_at_once(chunk):
     assert other.received[:total] == pattern(1, 0, len(other.received))[:total]
     assert stream.received[:total] == pattern(2, 0, len(stream.received))[:total]
     assert len(other.received) == len(stream.received) >= total
+
+
+def test_a_burst_of_streams_is_told_at_once_and_each_turn_anew():
+    bursts = []
+    near, far = linked(on_burst=lambda: bursts.append(near.take()))
+    streams = [open_pair(near, far)[0] for _ in range(2 * BURST)]
+    for stream in streams:
+        stream.write(b"token")
+    # The first to write only asks for output; the last of each burst has it taken.
+    assert [len(data) for data in bursts] == [BURST * 17, BURST * 17]
+    assert near.take() == b""
+
+
+def test_no_burst_is_told_while_the_owner_has_put_it_off():
+    bursts = []
+    near, far = linked(on_burst=lambda: bursts.append(1))
+    near.session.burst = 10**9
+    streams = [open_pair(near, far)[0] for _ in range(2 * BURST)]
+    for stream in streams:
+        stream.write(b"token")
+    assert bursts == []
