@@ -57,13 +57,17 @@ async def dial(route: Route) -> tuple[Endpoint, bytes]:
     Raises:
         DialError, HandshakeError: with the reason in words.
     """
-    endpoint, early = await dial_tcp(
+    endpoint, held = await dial_tcp(
         route.host,
         route.port,
         timeout_s=route.dial_timeout_s,
         keepalive_s=route.keepalive_s,
         local_ip=route.local_ip,
     )
+    early = held.early
+    if held.ended:
+        endpoint.abort()
+        raise DialError(f"{route.host}:{route.port} accepts connections and closes them at once")
     if route.tls is None:
         return endpoint, early
     if route.tls_first_byte:

@@ -64,6 +64,7 @@ class Bridge:
     Args:
         near, far: The endpoints; this sets their protocols.
         early: Bytes that came from `near` before the bridge.
+        near_ended, far_ended: Whether their EOF came before the bridge, too.
         on_close: Called once, with this bridge, when both endpoints are gone.
     """
 
@@ -75,6 +76,8 @@ class Bridge:
         far: Endpoint,
         *,
         early: bytes = b"",
+        near_ended: bool = False,
+        far_ended: bool = False,
         on_close: Callable[[Bridge], None] | None = None,
     ) -> None:
         self._left = 2
@@ -87,12 +90,18 @@ class Bridge:
         far.set_protocol(self.far)
         if early:
             self.near.data_received(early)
-        # An endpoint lost before its protocol was set reports to nobody.
         if near.is_closing() or far.is_closing():
+            # An endpoint lost before its protocol was set reports to nobody.
+            self._left = 0
             self.abort()
+            if on_close is not None:
+                asyncio.get_running_loop().call_soon(on_close, self)
             return
-        far.resume_reading()
-        near.resume_reading()
+        for leg, ended in ((self.far, far_ended), (self.near, near_ended)):
+            if not ended:
+                leg.near.resume_reading()
+            elif not leg.eof_received():
+                leg.near.close()
 
     def abort(self) -> None:
         """Drop both ends at once."""
@@ -101,5 +110,5 @@ class Bridge:
 
     def leg_lost(self) -> None:
         self._left -= 1
-        if not self._left and self._on_close is not None:
+        if self._left == 0 and self._on_close is not None:
             self._on_close(self)

@@ -38,11 +38,11 @@ async def dial_tcp(
     timeout_s: float,
     keepalive_s: float = 0,
     local_ip: str = "",
-) -> tuple[Endpoint, bytes]:
+) -> tuple[Endpoint, Held]:
     """Connect to `host:port`, trying each of its addresses, under one deadline for all.
 
     Returns:
-        The endpoint, paused (set a protocol, then resume), and bytes the peer sent meanwhile.
+        The endpoint, paused (set a protocol, then resume), and what came meanwhile.
 
     Raises:
         DialError: naming every address and what happened there.
@@ -62,7 +62,7 @@ async def dial_tcp(
                 tune(transport)
                 if keepalive_s > 0:
                     set_keepalive(transport.get_extra_info("socket"), keepalive_s)
-                return transport, held.early
+                return transport, held
     except TimeoutError:
         failures.append(f"no answer within {timeout_s:g} s")
     raise DialError(f"dial tcp {'; '.join(failures) or f'{host}: no address'}")

@@ -11,14 +11,18 @@ class Held(asyncio.Protocol):
     """A fresh connection, held until its reader is ready.
 
     Args:
-        on_open: Called with the transport and this object, whose `early` has the bytes that came
-            before the loop could be made to pause.
+        on_open: Called with the transport and this object.
+
+    Attributes:
+        early: The bytes that came before the loop could be made to pause.
+        ended: Whether the far end has sent its EOF by then.
     """
 
     def __init__(self, on_open: Callable[[asyncio.Transport, Held], None] | None = None) -> None:
         self._on_open = on_open
         self._transport: asyncio.Transport | None = None
         self.early = b""
+        self.ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -41,4 +45,5 @@ class Held(asyncio.Protocol):
         self._pause()
 
     def eof_received(self) -> bool:
+        self.ended = True
         return True

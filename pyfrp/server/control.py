@@ -102,7 +102,7 @@ class Control:
         self._drop_link()
         self._server.forget(self)
         for name in list(self._proxies):
-            self._close_proxy(name)
+            self._close_proxy(name, lost=True)
         self.pool.close()
         self._scope.cancel()
 
@@ -197,11 +197,11 @@ class Control:
         self._ports += proxy.counts_ports
         return address
 
-    def _close_proxy(self, name: str) -> None:
+    def _close_proxy(self, name: str, *, lost: bool = False) -> None:
         proxy = self._proxies.pop(name, None)
         if proxy is None:
             return
         self._ports -= proxy.counts_ports
-        proxy.close()
+        proxy.close(lost=lost)
         self._server.unregister(proxy)
         proxy.log.info(f"close proxy [{name}] success")

@@ -10,7 +10,9 @@ import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
 from pyfrp.errors import BadHead, PyfrpError
-from pyfrp.net.endpoint import Endpoint, peer_address, reset, tune
+from pyfrp.net.endpoint import Endpoint, reset
+from pyfrp.vhost.bodies import Body, OpenBody, body_of
+from pyfrp.vhost.caller import CallerSide
 from pyfrp.vhost.departure import watch_departure
 from pyfrp.vhost.upstream import Upstream
 from pyfrp.wire import http1
@@ -46,7 +48,7 @@ class Answering:
     OVER: Final = 3  # The last answer is out and the connection closes.
 
 
-class HttpExchange(asyncio.Protocol):
+class HttpExchange(CallerSide):
     """A protocol around the strict parser of `pyfrp.wire.http1`.
 
     The caller's connection outlives its requests, and so does the upstream: both are reused where
@@ -54,26 +56,19 @@ class HttpExchange(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_address",
         "_answer_body",
-        "_answer_left",
         "_answering",
         "_asked_at",
         "_asking",
         "_body",
-        "_body_left",
         "_buffer",
-        "_caller",
         "_choked",
-        "_dechunk",
         "_frontend",
         "_half_closed",
         "_head",
-        "_ip",
         "_keep_alive",
         "_last",
         "_queued",
-        "_reading",
         "_replay",
         "_requests",
         "_response",
@@ -82,16 +77,14 @@ class HttpExchange(asyncio.Protocol):
         "_skipped",
         "_upstream",
         "_upstream_buffer",
+        "_upstream_full",
         "deadline",
     )
 
     def __init__(self, frontend: HttpFrontend) -> None:
+        super().__init__()
         self._frontend = frontend
-        self._caller: Endpoint | None = None
-        self._address = ("", 0)
-        self._ip = b""
         self._requests = 0
-        self._reading = True
         self._half_closed = False
         self._silent = False  # Nothing was sent since the caller half-closed.
         self._choked = False  # The caller does not drain, so the upstream is paused.
@@ -103,36 +96,30 @@ class HttpExchange(asyncio.Protocol):
         self._skipped = False
         self._route: HttpRoute | None = None
         self._upstream: Upstream | None = None
-        self._body: http1.ChunkedBody | None = None
-        self._body_left = 0
+        self._body: Body | None = None
         self._queued = b""
         self._replay: bytes | None = None
         self._asked_at = 0.0
         self._upstream_buffer = b""
+        self._upstream_full = False
         self._response: ResponseHead | None = None
-        self._answer_body: http1.ChunkedBody | http1.ChunkedDecoder | None = None
-        self._answer_left = 0
-        self._dechunk = False
+        self._answer_body: Body | None = None
         self._keep_alive = True
         self.deadline = frontend.clock() + HEAD_S
 
     # -- the caller ----------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        caller = cast(Endpoint, transport)
-        self._caller = caller
-        self._address = peer_address(caller)
-        self._ip = self._address[0].encode()
-        tune(caller)
+        super().connection_made(transport)
         self._frontend.enter(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._asking == Asking.HEAD and self._answering != Answering.OVER:
+        if self._answering == Answering.OVER:
+            return  # A caller that was refused in its upload; what it still sends is not read.
+        if self._asking == Asking.HEAD:
             self._read_head(data)
-        elif self._asking == Asking.BODY and self._answering != Answering.OVER:
+        elif self._asking == Asking.BODY:
             self._read_body(data)
-        elif self._answering == Answering.OVER:
-            pass  # A caller that is being refused; what it still sends is not read.
         else:
             self._buffer += data
             if len(self._buffer) > READ_AHEAD:
@@ -214,8 +201,7 @@ class HttpExchange(asyncio.Protocol):
             self._asking = Asking.DONE
         else:
             self._asking = Asking.BODY
-            self._body_left = head.length
-            self._body = http1.ChunkedBody() if head.length == CHUNKED else None
+            self._body = body_of(head.length, status=400)
         route = self._frontend.route(head)
         if route is None:
             self._frontend.refuse_unknown(self, head)
@@ -246,22 +232,15 @@ class HttpExchange(asyncio.Protocol):
             self._read_body(rest)
 
     def _read_body(self, data: bytes) -> None:
-        if self._body is not None:
-            try:
-                used = self._body.feed(data)
-            except BadHead as exc:
-                self._asking = Asking.DONE
-                self.refuse(exc.status, str(exc), stage="request body", keep_alive=False)
-                return
-            done = self._body.done
-        else:
-            used = min(len(data), self._body_left)
-            self._body_left -= used
-            done = not self._body_left
-        if used < len(data):
-            self._buffer = data[used:]
-            data = data[:used]
-        if done:
+        body = cast(Body, self._body)
+        try:
+            data = body.feed(data)
+        except BadHead as exc:
+            self._asking = Asking.DONE
+            self.refuse(exc.status, str(exc), stage="request body", keep_alive=False)
+            return
+        if body.done:
+            self._buffer = body.rest
             self._asking = Asking.DONE
             self._body = None
             if self._answering == Answering.HEAD:
@@ -304,8 +283,8 @@ class HttpExchange(asyncio.Protocol):
         self._upstream = upstream
         self._answering = Answering.HEAD
         self._upstream_buffer = b""
-        frontend = self._frontend
-        self._asked_at = frontend.clock()
+        self._upstream_full = False
+        self._asked_at = self._frontend.clock()
         self.deadline = 0.0
         if self._choked:
             upstream.endpoint.pause_reading()
@@ -318,11 +297,17 @@ class HttpExchange(asyncio.Protocol):
         if limit:
             self.deadline = self._frontend.clock() + limit
 
+    @property
+    def awaits_head(self) -> bool:
+        return self._answering == Answering.HEAD
+
     def upstream_full(self) -> None:
+        self._upstream_full = True
         if self._asking == Asking.BODY:
             self._stop_reading()
 
     def upstream_drained(self) -> None:
+        self._upstream_full = False
         self._read_on()
 
     def upstream_data(self, data: bytes) -> None:
@@ -335,7 +320,7 @@ class HttpExchange(asyncio.Protocol):
         """The work connection is gone in the middle of an exchange."""
         upstream, self._upstream = self._upstream, None
         if self._answering == Answering.BODY:
-            if self._answer_left == UNTIL_CLOSE and exc is None:
+            if isinstance(self._answer_body, OpenBody) and exc is None:
                 self._finish(None)
             else:
                 self._cut(exc)
@@ -395,13 +380,13 @@ class HttpExchange(asyncio.Protocol):
             self._tunnel(answer, data)
             return
         length = answer.length
-        self._dechunk = length == CHUNKED and not head.minor
+        unwrap = length == CHUNKED and not head.minor
         # Without framing that the caller can read, only the end of the connection ends the answer;
         # and bytes of an unfinished request would be taken for the next one.
         self._keep_alive = (
             self._keep_alive
             and length != UNTIL_CLOSE
-            and not self._dechunk
+            and not unwrap
             and self._asking == Asking.DONE
             and not self._frontend.draining
         )
@@ -410,21 +395,17 @@ class HttpExchange(asyncio.Protocol):
             route.response_edit,
             keep_alive=self._keep_alive,
             caller_minor=head.minor,
-            dechunk=self._dechunk,
+            dechunk=unwrap,
             date=self._frontend.date,
         )
         self._answering = Answering.BODY
         self.deadline = 0.0
-        self._answer_left = length
         # The common case first: head and whole body came in one piece and leave in one piece.
         if length == len(data):
             self._write(out + data if data else out)
             self._finish(answer)
             return
-        if length == CHUNKED:
-            self._answer_body = http1.ChunkedDecoder() if self._dechunk else http1.ChunkedBody()
-        else:
-            self._answer_body = None
+        self._answer_body = body_of(length, status=502, unwrap=unwrap)
         if data:
             self._pass_on(data, out)
         else:
@@ -432,38 +413,23 @@ class HttpExchange(asyncio.Protocol):
 
     def _pass_on(self, data: bytes, head: bytes = b"") -> None:
         """Send body bytes on in the turn in which they came."""
-        body = self._answer_body
-        extra = False
-        if body is None:
-            left = self._answer_left
-            done = False
-            if left != UNTIL_CLOSE:
-                if len(data) > left:
-                    data = data[:left]
-                    extra = True
-                left -= len(data)
-                self._answer_left = left
-                done = not left
-        else:
-            try:
-                if self._dechunk:
-                    payload, used = cast(http1.ChunkedDecoder, body).feed(data)
-                else:
-                    used = cast(http1.ChunkedBody, body).feed(data)
-                    payload = data if used == len(data) else data[:used]
-            except BadHead as exc:
+        body = cast(Body, self._answer_body)
+        try:
+            data = body.feed(data)
+        except BadHead as exc:
+            if head:  # Nothing has gone out yet.
+                self._answering = Answering.HEAD
+                self._broken_answer(str(exc))
+            else:
                 self._cut(exc)
-                return
-            done = body.done
-            extra = used < len(data)
-            data = payload
+            return
         caller = self._caller
         if caller is not None:
             self._silent = False
             caller.write(head + data if head else data)
-        if done:
+        if body.done:
             # Bytes beyond the answer would be taken for the next one.
-            self._finish(None if extra else self._response)
+            self._finish(None if body.rest else self._response)
 
     def _finish(self, answer: ResponseHead | None) -> None:
         """The answer is complete: free the upstream, go on with the caller.
@@ -472,6 +438,7 @@ class HttpExchange(asyncio.Protocol):
             answer: The head that says whether the upstream may be kept; None for certainly not.
         """
         upstream, self._upstream = self._upstream, None
+        self._upstream_full = False
         if upstream is not None:
             if answer is not None and answer.keep_alive and self._asking == Asking.DONE:
                 cast("HttpRoute", self._route).pool.give_back(upstream)
@@ -625,30 +592,11 @@ class HttpExchange(asyncio.Protocol):
         if self._asking == Asking.HEAD and not self._buffer and self._caller is not None:
             self._caller.close()
 
-    def abort(self) -> None:
-        if self._caller is not None:
-            self._caller.abort()
-
-    # -- small steps ---------------------------------------------------------------------------
-
-    def _write(self, data: bytes) -> None:
-        if self._caller is not None:
-            self._caller.write(data)
-
-    def _stop_reading(self) -> None:
-        if self._reading and self._caller is not None:
-            self._reading = False
-            self._caller.pause_reading()
-
     def _read_on(self) -> None:
-        if not self._reading and self._caller is not None and not self._caller.is_closing():
-            self._reading = True
-            self._caller.resume_reading()
+        if not self._upstream_full:
+            super()._read_on()
 
     def _hand_over(self) -> Endpoint:
-        """Let somebody else read the caller's connection from now on."""
-        caller = cast(Endpoint, self._caller)
-        self._caller = None
         self._answering = Answering.OVER
         self._frontend.leave(self)
-        return caller
+        return super()._hand_over()

@@ -17,6 +17,8 @@ IDLE_S = 60.0  # As frp (`pkg/util/vhost/http.go`, IdleConnTimeout).
 class UpstreamUser(Protocol):
     """Who sends a request on an upstream and reads its answer."""
 
+    @property
+    def awaits_head(self) -> bool: ...
     def upstream_data(self, data: bytes) -> None: ...
     def upstream_ended(self, exc: Exception | None) -> None: ...
     def upstream_full(self) -> None: ...
@@ -53,6 +55,7 @@ class Upstream(asyncio.Protocol):
         """Give up the endpoint, paused, for a use that is not a request."""
         self.user = None
         self.closed = True
+        self._pool.forget(self)
         self.endpoint.pause_reading()
         return self.endpoint
 
@@ -105,6 +108,7 @@ class UpstreamPool:
     ) -> None:
         self._connect = connect
         self._clock = clock
+        self._open: set[Upstream] = set()
         self._idle: dict[Upstream, None] = {}
         self._closed = False
 
@@ -116,13 +120,14 @@ class UpstreamPool:
         idle = self._idle
         if not idle:
             return None
-        upstream = idle.popitem()[0]
-        return upstream
+        return idle.popitem()[0]
 
     async def open(self, caller: tuple[str, int]) -> Upstream:
         """A new upstream, caused by the caller at this address."""
         endpoint, early = await self._connect(caller)
-        return Upstream(endpoint, self, early)
+        upstream = Upstream(endpoint, self, early)
+        self._open.add(upstream)
+        return upstream
 
     def give_back(self, upstream: Upstream) -> None:
         """Keep an upstream whose answer is complete for the next request."""
@@ -137,6 +142,7 @@ class UpstreamPool:
         self._idle[upstream] = None
 
     def forget(self, upstream: Upstream) -> None:
+        self._open.discard(upstream)
         self._idle.pop(upstream, None)
 
     def sweep(self, now: float) -> None:
@@ -152,3 +158,14 @@ class UpstreamPool:
         self._closed = True
         for upstream in list(self._idle):
             upstream.abort()
+
+    def fail(self) -> None:
+        """The client is lost: whoever still waits for an answer's head is told so now.
+
+        Answers under way may live on where each work connection is a link of its own.
+        """
+        for upstream in list(self._open):
+            user = upstream.user
+            if user is not None and user.awaits_head:
+                upstream.abort()
+                user.upstream_ended(ConnectionResetError("the client is gone"))

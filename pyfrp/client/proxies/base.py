@@ -107,7 +107,7 @@ class ClientProxy:
         """Join a started work connection, paused, with the local service."""
         cfg = self.cfg
         try:
-            local, greeting = await dial_tcp(cfg.local_ip, cfg.local_port, timeout_s=LOCAL_DIAL_S)
+            local, held = await dial_tcp(cfg.local_ip, cfg.local_port, timeout_s=LOCAL_DIAL_S)
         except DialError as exc:
             where = format_address((cfg.local_ip, cfg.local_port))
             self.log.error(f"connect to local service [{where}] error: {exc}")
@@ -119,6 +119,9 @@ class ClientProxy:
         work, early = wrap_payload(
             work, early, key=self._key, compress=cfg.transport.use_compression
         )
-        if greeting:
-            work.write(greeting)
-        control.bridges[Bridge(work, local, early=early, on_close=control.bridge_closed)] = None
+        if held.early:
+            work.write(held.early)
+        bridge = Bridge(
+            work, local, early=early, far_ended=held.ended, on_close=control.bridge_closed
+        )
+        control.bridges[bridge] = None

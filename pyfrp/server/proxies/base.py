@@ -72,8 +72,12 @@ class ServerProxy:
         """
         raise NotImplementedError
 
-    def close(self) -> None:
-        """Take no more users; those who are connected stay. Idempotent."""
+    def close(self, *, lost: bool = False) -> None:
+        """Take no more users; those who are connected stay. Idempotent.
+
+        Args:
+            lost: The client is gone, so nobody should wait for it any longer.
+        """
         raise NotImplementedError
 
     async def open_work(

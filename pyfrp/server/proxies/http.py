@@ -27,6 +27,10 @@ class HTTPProxy(ServerProxy):
             response_edit = _edit("", wanted.response_headers)
         except ValueError as exc:
             raise RefusedError(f"invalid header in proxy: {exc}") from exc
+        for edit in (request_edit, response_edit):
+            if edit is not None and edit.ignored:
+                names = ", ".join(edit.ignored)
+                self.log.warning(f"set headers that frame messages have no effect: {names}")
         pool = UpstreamPool(self.open_work, server.clock)
         route = HttpRoute(
             self.name,
@@ -56,13 +60,15 @@ class HTTPProxy(ServerProxy):
         server.http.add_pool(pool)
         return ",".join(addresses)
 
-    def close(self) -> None:
+    def close(self, *, lost: bool = False) -> None:
         if self._pool_of_upstreams is None or self.server.http is None:
             return
         for key in self._routes:
             self.server.http.router.remove(*key)
         self._routes.clear()
         self.server.http.remove_pool(self._pool_of_upstreams)
+        if lost:
+            self._pool_of_upstreams.fail()
         self._pool_of_upstreams = None
 
 

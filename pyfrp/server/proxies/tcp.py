@@ -38,7 +38,7 @@ class TCPProxy(ServerProxy):
         self.log.info(f"tcp proxy listen port [{wanted}]")
         return f":{self._port}"
 
-    def close(self) -> None:
+    def close(self, *, lost: bool = False) -> None:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -63,8 +63,15 @@ class TCPProxy(ServerProxy):
         if user.is_closing():
             work.abort()
             return
-        user.pause_reading()
+        if not held.ended:
+            user.pause_reading()
         if early:
             user.write(early)
-        bridge = Bridge(user, work, early=held.early, on_close=self.server.bridge_closed)
+        bridge = Bridge(
+            user,
+            work,
+            early=held.early,
+            near_ended=held.ended,
+            on_close=self.server.bridge_closed,
+        )
         self.server.bridges[bridge] = None
