@@ -267,7 +267,8 @@ async def test_a_cut_answer_resets_its_stream_and_no_other(cut: bytes) -> None:
 async def test_a_malformed_chunk_resets_the_stream() -> None:
     async with scene() as s:
         stream = await s.get()
-        await s.reply(CHUNKED + chunk(b"x") + b"zz\r\n")
+        await s.reply(CHUNKED + chunk(b"x"))
+        await s.reply(b"zz\r\n")
         assert s.answers[stream].reset == 2
         assert s.backends[0].aborted
 
