@@ -65,13 +65,15 @@ def set_keepalive(sock: Any, seconds: float) -> None:
 def reset(endpoint: Endpoint) -> None:
     """Drop a connection so that the far end can tell it from an orderly end.
 
-    A TCP connection is reset (linger 0). Endpoints that are not plain sockets reset with `abort`.
+    A TCP connection, also below TLS or a filter, is reset (linger 0). A mux stream, which has no
+    socket of its own, resets with `abort`.
     """
-    sock = endpoint.get_extra_info("socket") if isinstance(endpoint, asyncio.Transport) else None
+    # Asked of any endpoint: uvloop's transports are no `asyncio.Transport`.
+    sock = endpoint.get_extra_info("socket")
     if sock is not None:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        except (OSError, AttributeError):
+        except (OSError, ValueError, AttributeError):
             pass  # The socket is closed already, or is not one that lingers.
     endpoint.abort()
 
