@@ -5,7 +5,6 @@ Source: the `Complete` methods in frp `pkg/config/v1/`.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyfrp.config.common import AuthConfig, ValueSource
@@ -88,7 +87,7 @@ def resolve_token(auth: AuthConfig) -> Problem | None:
     place = ("auth", "tokenSource", "file", "path")
     prefix = f"failed to resolve auth.tokenSource: failed to read file {source.file.path}"
     try:
-        with Path(source.file.path).open("rb") as file:
+        with open(source.file.path, "rb") as file:
             data = file.read(MAX_TOKEN_FILE_BYTES + 1)
         if len(data) > MAX_TOKEN_FILE_BYTES:
             return Problem(f"{prefix}: longer than {MAX_TOKEN_FILE_BYTES} bytes", place)

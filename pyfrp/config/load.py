@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyfrp.config.base import RootModel
@@ -99,7 +98,7 @@ def detect_role(path: FilePath) -> str:
     scores = role_scores(document.data)
     if scores["server"] != scores["client"]:
         return max(scores, key=lambda role: scores[role])
-    name = Path(path).name.lower()
+    name = os.path.basename(os.fspath(path)).lower()
     for role, marks in (("server", ("frps", "server")), ("client", ("frpc", "client"))):
         if any(mark in name for mark in marks):
             return role
@@ -117,7 +116,7 @@ def _open(path: FilePath, *, strict: bool) -> Document:
 
 def _read(path: str) -> str:
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb") as file:
             data = file.read(MAX_FILE_CHARS * 4)
     except (OSError, ValueError) as error:
         # ValueError: a NUL in the path.
