@@ -23,13 +23,14 @@ class FilterEndpoint(asyncio.Protocol):
         early: Bytes already read from `link`; they are delivered when reading is resumed.
     """
 
-    __slots__ = ("_early", "_inward", "_link", "_outward", "_protocol")
+    __slots__ = ("_early", "_inward", "_link", "_outward", "_paused", "_protocol")
 
     def __init__(
         self, link: Endpoint, *, outward: Transform, inward: Transform, early: bytes = b""
     ) -> None:
         self._link = link
         self._early = early
+        self._paused = False
         self._outward = outward
         self._inward = inward
         self._protocol: asyncio.Protocol = asyncio.Protocol()
@@ -58,12 +59,16 @@ class FilterEndpoint(asyncio.Protocol):
         return self._link.is_closing()
 
     def pause_reading(self) -> None:
+        self._paused = True
         self._link.pause_reading()
 
     def resume_reading(self) -> None:
+        self._paused = False
         if self._early:
             early, self._early = self._early, b""
             self.data_received(early)
+            if self._paused:
+                return  # These were enough for the reader.
         self._link.resume_reading()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
