@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyfrp.config import ClientConfig, ServerConfig, client_from_dict, server_from_dict
@@ -14,6 +14,9 @@ from pyfrp.config.decode import Decoder
 from pyfrp.config.parse import Document
 from pyfrp.config.proxies import HTTPProxyConfig
 from pyfrp.errors import ConfigError
+
+# A busy machine must not fail a test: what is slow is bounded by the runner.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def faults(model: Any, data: dict[str, Any], *, strict: bool = True) -> list[str]:
@@ -183,6 +186,7 @@ values = st.recursive(
 )
 
 
+@unhurried
 @given(
     data=st.dictionaries(
         st.sampled_from(["auth", "proxies", "visitors", "bindPort", "allowPorts", "transport"])

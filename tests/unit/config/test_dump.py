@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pyfrp.config import client_from_dict, dump_toml, load_client, load_server, server_from_dict
 from pyfrp.config.base import Key, Model, Shape, Tagged, keys_of
 from pyfrp.config.client import ClientConfig
 from pyfrp.config.server import ServerConfig
+
+# A busy machine must not fail a test: what is slow is bounded by the runner.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 # What must hold one of a few words, or is about other files.
 WORDS: dict[str, list[Any]] = {
@@ -111,6 +114,7 @@ def together(data: dict[str, Any]) -> bool:
     return not 0 < timeout < interval
 
 
+@unhurried
 @given(data=tables_of(ServerConfig))
 def test_a_written_server_file_loads_back_equal(
     data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
@@ -121,6 +125,7 @@ def test_a_written_server_file_loads_back_equal(
     assert load_server(path) == cfg
 
 
+@unhurried
 @given(data=tables_of(ClientConfig))
 def test_a_written_client_file_loads_back_equal(
     data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory

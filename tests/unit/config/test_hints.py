@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyfrp.config import ClientConfig, ServerConfig
@@ -11,6 +11,9 @@ from pyfrp.config.hints import explain, role_scores, translate_ini
 from pyfrp.config.plugins import Socks5Plugin
 from pyfrp.config.proxies import HTTPProxyConfig, ProxyTransport, TCPProxyConfig
 from pyfrp.config.server import ServerTransport
+
+# A busy machine must not fail a test: what is slow is bounded by the runner.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.parametrize(
@@ -75,6 +78,7 @@ def test_guesses_within_a_proxy() -> None:
     assert "localPath" in explain("client", (*plugin, "localPath"), Socks5Plugin)
 
 
+@unhurried
 @given(
     place=st.lists(st.text(max_size=6) | st.integers(0, 3), max_size=4),
     key=st.text(max_size=12),

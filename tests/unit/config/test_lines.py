@@ -6,11 +6,14 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyfrp.config.lines import find_line, toml_lines, yaml_lines
 from pyfrp.config.problems import Place
+
+# A busy machine must not fail a test: what is slow is bounded by the runner.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 TOML = '''\
 # comment with a = 1
@@ -153,6 +156,7 @@ def places_of(value: Any, place: Place = ()) -> list[Place]:
     return []
 
 
+@unhurried
 @given(data=st.dictionaries(names, tables, min_size=1, max_size=4))
 def test_every_key_of_written_toml_is_found_where_its_name_stands(data: dict[str, Any]) -> None:
     import tomli_w
@@ -168,6 +172,7 @@ def test_every_key_of_written_toml_is_found_where_its_name_stands(data: dict[str
             assert name.lower() in written[line - 1].lower()
 
 
+@unhurried
 @given(text=st.text(alphabet="ab=[]{}.,\"'#\n \\1", max_size=60))
 def test_finding_lines_never_fails(text: str) -> None:
     toml_lines(text)

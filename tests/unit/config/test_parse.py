@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyfrp.config import load_client, load_server
 from pyfrp.config.parse import parse_document
 from pyfrp.errors import ConfigError
+
+# A busy machine must not fail a test: what is slow is bounded by the runner.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def parsed(text: str, path: str = "x.toml", *, strict: bool = True) -> dict[str, object]:
@@ -247,6 +250,7 @@ fragments = st.lists(st.sampled_from([*FRAGMENTS, " ", "\n", "\t", "\x00", "- "]
 )
 
 
+@unhurried
 @given(text=st.one_of(fragments, st.text(max_size=60)), name=st.sampled_from(["toml", "yaml", "x"]))
 def test_any_text_is_parsed_or_refused(text: str, name: str) -> None:
     try:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyfrp.config.ranges import parse_bounds, parse_number_range
 from pyfrp.config.template import render
 from pyfrp.config.template.printf import plain, sprintf
 from pyfrp.errors import ConfigError
+
+# A busy machine must not fail a test: what is slow is bounded by the runner.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 ENV = {"A": "value", "N": "7000", "EMPTY": ""}
 
@@ -333,6 +336,7 @@ others = st.sampled_from(
 templates = st.lists(pieces | words | others | st.text(max_size=2), max_size=30).map(" ".join)
 
 
+@unhurried
 @given(text=templates | st.text(max_size=80))
 def test_any_template_is_rendered_or_refused(text: str) -> None:
     try:
@@ -354,21 +358,25 @@ actions = st.recursive(
 )
 
 
+@unhurried
 @given(template=st.lists(actions, max_size=4).map("".join))
 def test_well_formed_templates_render(template: str) -> None:
     rendered(template)
 
 
+@unhurried
 @given(text=st.text(max_size=30).filter(lambda text: "{{" not in text))
 def test_text_without_actions_is_kept(text: str) -> None:
     assert rendered(text) == text
 
 
+@unhurried
 @given(value=st.text(max_size=30))
 def test_the_environment_is_inserted_as_it_is(value: str) -> None:
     assert render("<{{ .Envs.X }}>", {"X": value})[0] == f"<{value}>"
 
 
+@unhurried
 @given(form=st.text(alphabet="%dsvqxXtTfgeUbco*.0123 -+#!", max_size=12), count=st.integers(0, 4))
 def test_printf_never_fails(form: str, count: int) -> None:
     values = [12, "text", 1.5, True, None, [1, 2], {"a": "b"}, math.inf]
@@ -376,6 +384,7 @@ def test_printf_never_fails(form: str, count: int) -> None:
         sprintf(form, (values[start:] + values)[:count])
 
 
+@unhurried
 @given(number=st.floats())
 def test_floats_read_back_equal(number: float) -> None:
     text = plain(number)
@@ -416,6 +425,7 @@ def test_a_range_is_bounded() -> None:
             parse_number_range(text)
 
 
+@unhurried
 @given(
     bounds=st.lists(st.tuples(st.integers(0, 65535), st.integers(0, 99)), min_size=1, max_size=5)
 )
