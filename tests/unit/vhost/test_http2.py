@@ -9,9 +9,9 @@ import pytest
 from h2.events import DataReceived
 
 from pyfrp.errors import LinkError
-from pyfrp.vhost.http2 import STREAM_WINDOW
+from pyfrp.vhost.http2 import FLUSH_BYTES, STREAM_WINDOW
 from pyfrp.vhost.http2_stream import HIGH_WATER, LOW_WATER
-from tests.unit.vhost.http2_scene import ADDRESS, CHUNKED, DOMAIN, Scene, answer, chunk, scene
+from tests.unit.vhost.http2_scene import ADDRESS, CHUNKED, DOMAIN, MARK, Scene, answer, chunk, scene
 
 KIB = 1024
 
@@ -140,6 +140,19 @@ async def test_a_body_of_another_length_than_announced_ends_nowhere_else(sent: i
         assert s.answers[stream].reset == 1 or s.goaway is not None
 
 
+async def test_more_bytes_than_announced_are_stopped_here_too() -> None:
+    async with scene() as s:
+        stream = await s.get("/up", "POST", [("content-length", "3")], end=False)
+        s.backends[0].take()
+        # As if h2 did not look: what exceeds a body would be read as another request.
+        s.wire.protocol.h2.streams[stream]._expected_content_length = None
+        s.h2.send_data(stream, b"abcGET / HTTP/1.1\r\n")
+        await s.settle()
+        assert not s.backends[0].take()
+        assert s.backends[0].aborted
+        assert s.answers[stream].reset == 1
+
+
 async def test_expect_continue_is_for_the_service_to_answer() -> None:
     async with scene() as s:
         fields = [("expect", "100-continue"), ("content-length", "2")]
@@ -264,6 +277,18 @@ async def test_a_cut_answer_resets_its_stream_and_no_other(cut: bytes) -> None:
         assert s.answers[other].body == b"fine"
 
 
+@pytest.mark.parametrize("begun", [b"", answer(b"hello")[:-1]])
+async def test_an_answer_that_is_closed_before_its_end_counts_as_cut(begun: bytes) -> None:
+    async with scene() as s:
+        stream = await s.get()
+        if begun:
+            await s.reply(begun)
+        s.wire.protocol._streams[stream].close()
+        await s.settle()
+        assert (s.answers[stream].ended, s.answers[stream].reset) == (False, 2)
+        assert s.backends[0].aborted
+
+
 async def test_a_malformed_chunk_resets_the_stream() -> None:
     async with scene() as s:
         stream = await s.get()
@@ -382,22 +407,29 @@ async def test_a_caller_without_credit_pauses_its_own_source_only() -> None:
         slow, quick = s.ask("/slow"), s.ask("/quick")
         await s.settle()
         await s.reply(CHUNKED, 0)
+        window = 65535
         fed = 0
-        while s.backends[0].reading:
-            s.backends[0].feed(chunk(bytes(8 * KIB)))
-            fed += 8 * KIB
+        for _ in range(3):
+            while s.backends[0].reading:
+                s.backends[0].feed(chunk(bytes(8 * KIB)))
+                fed += 8 * KIB
+                await s.settle()
+                assert fed <= window + HIGH_WATER + 8 * KIB
+            assert len(s.answers[slow].body) == window
+            # The source goes on once most of what is held is gone.
+            more = fed - window - LOW_WATER
+            s.h2.increment_flow_control_window(more + 5)
+            s.h2.increment_flow_control_window(more - 1, slow)
             await s.settle()
-            assert fed <= 65535 + HIGH_WATER + 8 * KIB
-        assert len(s.answers[slow].body) == 65535
-        s.h2.increment_flow_control_window(1 << 20)
+            assert not s.backends[0].reading
+            s.h2.increment_flow_control_window(1, slow)
+            await s.settle()
+            assert s.backends[0].reading
+            window += more
+            assert len(s.answers[slow].body) == window
         await s.reply(answer(b"quick"), 1)
         assert s.answers[quick].body == b"quick"
-        assert not s.backends[0].reading
-        # The source goes on once most of what is held is gone.
-        s.h2.increment_flow_control_window(fed - 65535 - LOW_WATER, slow)
-        await s.settle()
-        assert s.backends[0].reading
-        assert len(s.answers[slow].body) == fed - LOW_WATER
+        s.h2.increment_flow_control_window(LOW_WATER)
         s.h2.increment_flow_control_window(LOW_WATER, slow)
         await s.reply(b"0\r\n\r\n", 0)
         assert s.answers[slow].body == bytes(fed)
@@ -473,6 +505,37 @@ async def test_a_transport_that_fills_again_stops_the_streams_again() -> None:
         s.receive()
         assert len(s.answers[stream].body) == 2048 * KIB
         assert s.backends[0].reading
+
+
+async def test_a_round_of_many_streams_ends_when_the_transport_is_full() -> None:
+    async with scene() as s:
+        s.h2.increment_flow_control_window(1 << 24)
+        for number in range(60):
+            s.ask(f"/{number}")
+        await s.settle()
+        s.wire.fill()
+        for backend in s.backends:
+            backend.feed(CHUNKED + chunk(bytes(60 * KIB)))
+        await s.settle()
+        s.wire.take()
+        s.wire.stuck = True
+        s.wire.drain()
+        assert sum(map(len, s.wire.writes)) <= MARK + FLUSH_BYTES + 64 * KIB
+
+
+async def test_bytes_that_follow_held_ones_stay_behind_them() -> None:
+    async with scene() as s:
+        stream = await s.get("/up", "POST", [("content-length", "9")], end=False)
+        s.backends[0].take()
+        s.backends[0].fill()
+        s.h2.send_data(stream, b"one")
+        s.h2.send_data(stream, b"two")
+        s.send()
+        s.backends[0].drain()
+        s.h2.send_data(stream, b"end", end_stream=True)
+        s.send()
+        await s.settle()
+        assert s.backends[0].take() == b"onetwoend"
 
 
 async def test_an_upload_that_the_service_does_not_take_gets_no_more_credit() -> None:
