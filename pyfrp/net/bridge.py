@@ -11,13 +11,14 @@ from pyfrp.net.endpoint import Endpoint, reset
 class Leg(asyncio.Protocol):
     """One end of a bridge; what it receives is written to the other end."""
 
-    __slots__ = ("_bridge", "_ended", "far", "near", "received")
+    __slots__ = ("_bridge", "_ended", "far", "full", "near", "received")
 
     far: Leg
 
     def __init__(self, near: Endpoint, bridge: Bridge) -> None:
         self.near = near
         self.received = 0
+        self.full = False
         self._bridge = bridge
         self._ended = False
 
@@ -26,9 +27,11 @@ class Leg(asyncio.Protocol):
         self.far.near.write(data)
 
     def pause_writing(self) -> None:
+        self.full = True
         self.far.near.pause_reading()
 
     def resume_writing(self) -> None:
+        self.full = False
         far = self.far.near
         if not far.is_closing():
             far.resume_reading()
@@ -99,7 +102,9 @@ class Bridge:
             return
         for leg, ended in ((self.far, far_ended), (self.near, near_ended)):
             if not ended:
-                leg.near.resume_reading()
+                # Early bytes may have filled the other end: it says so once, and resumes us then.
+                if not leg.far.full:
+                    leg.near.resume_reading()
             elif not leg.eof_received():
                 leg.near.close()
 
