@@ -197,6 +197,10 @@ toml_string() {
 install_unit() {
   mkdir -p "$UNIT_DIR"
   install -m 0644 "$clone/systemd/$ROLE.service" "$UNIT"
+  # systemd before 254 would complain at each start about the two keys that it does not know.
+  if have_systemd && [ "$(systemctl --version | awk 'NR == 1 { print $2 }')" -lt 254 ]; then
+    sed -i '/^RestartSteps=/d; /^RestartMaxDelaySec=/d' "$UNIT"
+  fi
   say "Installed $UNIT"
   if declare -F extra_unit_files >/dev/null; then extra_unit_files; fi
 }
