@@ -10,9 +10,6 @@ from pyfrp.net.endpoint import Endpoint
 from pyfrp.wire.framing import FrameDecoder, encode
 from pyfrp.wire.messages import Message
 
-# Bytes read ahead of the conversation before the peer is made to wait.
-READ_AHEAD = 64 * 1024
-
 Transform = Callable[[bytes], bytes]
 
 
@@ -21,8 +18,11 @@ class MessageConn(asyncio.Protocol):
 
     One coroutine reads at a time. Deadlines are the caller's (`asyncio.timeout_at`).
 
+    The endpoint is read only while `read` waits for bytes, and stops as soon as there are some:
+    what follows a message (a payload, the end of it) may be for whoever gets the endpoint next.
+
     Args:
-        endpoint: A paused endpoint; this becomes its protocol and resumes it.
+        endpoint: A paused endpoint; this becomes its protocol.
         early: Bytes already read from it.
     """
 
@@ -34,14 +34,12 @@ class MessageConn(asyncio.Protocol):
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._choked = False
-        self._unread = 0
-        self._reading = True
+        self._reading = False
         self._end: LinkError | RemoteWireError | None = None
         self.on_activity: Callable[[], None] | None = None
         endpoint.set_protocol(self)
         if early:
-            self.data_received(early)
-        endpoint.resume_reading()
+            self._decoder.feed(early)
 
     async def read(self) -> Message:
         """The next message.
@@ -54,27 +52,26 @@ class MessageConn(asyncio.Protocol):
             msg = self._decoder.next()
             if msg is not None:
                 return msg
-            self._unread = 0
             if self._end is not None:
                 raise self._end
+            self._reader = asyncio.get_running_loop().create_future()
             if not self._reading:
                 self._reading = True
-                self.endpoint.resume_reading()
-                continue
-            self._reader = asyncio.get_running_loop().create_future()
+                self.endpoint.resume_reading()  # May bring bytes at once.
             try:
                 await self._reader
             finally:
                 self._reader = None
 
     def write(self, msg: Message) -> None:
-        """Send a message; it leaves with the endpoint's next output.
+        """Send a message; it leaves with the endpoint's next output, or not at all after the end.
 
         Raises:
             LocalWireError: when the message is larger than a peer accepts.
         """
         data = encode(msg)
-        self.endpoint.write(self._encrypt(data) if self._encrypt else data)
+        if self._end is None:
+            self.endpoint.write(self._encrypt(data) if self._encrypt else data)
 
     async def drain(self) -> None:
         """Wait until the peer reads again, if it has stopped. Raises as `read` when it is gone."""
@@ -113,6 +110,8 @@ class MessageConn(asyncio.Protocol):
     def close(self) -> None:
         """Send what is pending, then close."""
         self._settle(PeerClosed("closed"))
+        # A mux stream that is closed with bytes unread is reset, and loses what was just written.
+        self.endpoint.resume_reading()
         self.endpoint.close()
 
     def abort(self) -> None:
@@ -122,19 +121,19 @@ class MessageConn(asyncio.Protocol):
     # -- Protocol ------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self._end is not None:
+            return
         if self.on_activity is not None:
             self.on_activity()
+        self._reading = False
+        self.endpoint.pause_reading()
         try:
             self._decoder.feed(self._decrypt(data) if self._decrypt else data)
         except RemoteWireError as exc:
             self._settle(exc)
             return
-        self._unread += len(data)
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
-        elif self._unread > READ_AHEAD and self._reading:
-            self._reading = False
-            self.endpoint.pause_reading()
 
     def eof_received(self) -> bool:
         self._settle(PeerClosed("the peer closed the connection"))
