@@ -73,6 +73,7 @@ async def office(
     relayed: bool = False,
     thin: bool = False,
     shared: bool = False,
+    observed: bool = False,
     api_port: int | None = None,
 ) -> AsyncIterator[Office]:
     """Run backends and a pair of programs.
@@ -86,6 +87,7 @@ async def office(
         relayed: Put a relay between client and server.
         thin: Give the relay small buffers.
         shared: The scene outlives a test, so its sockets are not leaks.
+        observed: Let both programs tell their insides.
         api_port: Where the HTTP service listens, if that must be known before.
     """
     api, echo = HttpBackend(api_port), EchoBackend()
@@ -102,7 +104,12 @@ async def office(
         async with running(api, echo):
             if not relayed:
                 async with tunnel(
-                    directory, wanted, kinds=kinds, server=server, client=client
+                    directory,
+                    wanted,
+                    kinds=kinds,
+                    server=server,
+                    client=client,
+                    observed=observed,
                 ) as pair:
                     scene = Office(api, echo, pair, echo_port)
                     try:
@@ -121,6 +128,7 @@ async def office(
                     server=server,
                     client=client,
                     through=relay.port,
+                    observed=observed,
                 ) as pair,
             ):
                 scene = Office(api, echo, pair, echo_port, relay)

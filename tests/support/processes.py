@@ -7,6 +7,7 @@ their files in a directory of the test and are ended by process id.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -254,9 +255,28 @@ class Program:
             cpu_s=ticks / os.sysconf("SC_CLK_TCK"),
         )
 
+    def observe(self) -> None:
+        """From its next start on, let it answer `insides`."""
+        assert self.kind == "ours"
+        self.words = [sys.executable, "-m", "tests.support.observed", self.role]
+        path = self.directory / f"{self.stem}.insides"
+        self.env = {**(self.env or {}), "PYFRP_OBSERVED": str(path), "PYFRP_HURRY": "1"}
+
+    async def insides(self) -> dict[str, int]:
+        """Numbers of `tasks` and of collected `objects` inside an observed program."""
+        return await _fresh(self.directory / f"{self.stem}.insides", self)
+
     def reset_peak(self) -> None:
         """Let `Figures.peak_kib` count from now on."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+
+async def _fresh(path: Path, program: Program) -> dict[str, int]:
+    """Ask an observed program for its figures."""
+    path.unlink(missing_ok=True)
+    program.signal(signal.SIGUSR2)
+    await until(path.exists, f"{program.stem} to tell its figures")
+    return dict(json.loads(path.read_text()))
 
 
 def server_config(more: Mapping[str, Any] | None = None) -> Config:
@@ -363,6 +383,7 @@ async def tunnel(
     client: Mapping[str, Any] | None = None,
     through: int | None = None,
     ready: bool = True,
+    observed: bool = False,
 ) -> AsyncIterator[Tunnel]:
     """Run a server and a client, and end both on leaving.
 
@@ -374,6 +395,7 @@ async def tunnel(
         client: Laid over the client's configuration.
         through: Port that the client dials instead of the server's own, e.g. a relay's.
         ready: Wait until all is up.
+        observed: Run both so that `Program.insides` works, and reconnect without delay.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = server_config(server)
@@ -387,6 +409,9 @@ async def tunnel(
             name=f"client-{kinds[1]}",
         ),
     )
+    if observed:
+        for program in (pair.server, pair.client):
+            program.observe()
     try:
         pair.server.start()
         if ready:
