@@ -7,11 +7,13 @@ is imported before it is needed.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pyfrp.cli.apart import load_apart
 from pyfrp.cli.flags import FlagParser, UsageError
 from pyfrp.errors import ConfigError, PyfrpError
 from pyfrp.version import __version__
@@ -179,16 +181,21 @@ def _server(argv: list[str]) -> int:
             print("frps: the configuration file is not specified")
             return OK
         return _check("server", flags.config, flags)
-    from pyfrp.config import check_supported
 
-    if flags.config:
-        cfg = _load_server(flags.config, flags)
-        cfg.warnings.extend(
-            f"{name} has no effect together with -c" for name in server.ignored(flags)
-        )
-    else:
-        cfg = server.config_of(flags)
-    check_supported(cfg)
+    def load() -> ServerConfig:
+        from pyfrp.config import check_supported
+
+        if flags.config:
+            cfg = _load_server(flags.config, flags)
+            cfg.warnings.extend(
+                f"{name} has no effect together with -c" for name in server.ignored(flags)
+            )
+        else:
+            cfg = server.config_of(flags)
+        check_supported(cfg)
+        return cfg
+
+    cfg = load_apart(load, meanwhile=lambda: importlib.import_module("pyfrp.server.service"))
     from pyfrp.cli.run import run_server
 
     return run_server(cfg, config_path=flags.config)
@@ -212,10 +219,15 @@ def _client(argv: list[str]) -> int:
     path = flags.config or CLIENT_FILE
     if _wants_verify(parser, "client", flags, words):
         return _check("client", path, flags)
-    cfg = _load_client(path, flags)
-    from pyfrp.config import check_supported
 
-    check_supported(cfg)
+    def load() -> ClientConfig:
+        from pyfrp.config import check_supported
+
+        cfg = _load_client(path, flags)
+        check_supported(cfg)
+        return cfg
+
+    cfg = load_apart(load, meanwhile=lambda: importlib.import_module("pyfrp.client.service"))
     from pyfrp.cli.run import run_client
 
     return run_client(cfg, config_path=path)

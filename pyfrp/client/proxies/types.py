@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pyfrp.client.proxies.base import ClientProxy
-from pyfrp.config.proxies import HTTPProxyConfig, TCPProxyConfig
 from pyfrp.wire.messages import NewProxy
+
+if TYPE_CHECKING:
+    from pyfrp.config.proxies import HTTPProxyConfig, TCPProxyConfig
 
 
 class TCPProxy(ClientProxy):

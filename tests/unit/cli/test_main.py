@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from pyfrp.cli import main as command
-from pyfrp.config import ClientConfig, ServerConfig
 from pyfrp.errors import ConfigError, LinkError
 from pyfrp.version import FRP_VERSION, __version__
 
@@ -238,8 +237,7 @@ def test_what_a_later_release_will_do_is_told_clearly(run: Run, argv: list[str])
 def test_the_server_runs_with_its_file(run: Run, started: Started) -> None:
     assert run("server", "-c", "frps.toml") == (7, "", "")
     ((cfg, path),) = started
-    assert isinstance(cfg, ServerConfig)
-    assert (path, cfg.auth.token) == ("frps.toml", "x")
+    assert (path, cfg.bind_addr, cfg.auth.token) == ("frps.toml", "0.0.0.0", "x")
 
 
 def test_the_server_runs_with_flags_alone(run: Run, started: Started) -> None:
@@ -259,7 +257,7 @@ def test_the_client_runs_with_its_file_or_the_usual_one(run: Run, started: Start
     assert run("client", "-c", "frpc.toml")[0] == 7
     assert run("client")[0] == 7
     assert [path for _, path in started] == ["frpc.toml", "./frpc.toml"]
-    assert all(isinstance(cfg, ClientConfig) for cfg, _ in started)
+    assert all(cfg.proxies[0].local_ip == "127.0.0.1" for cfg, _ in started)
 
 
 def test_the_demonstration_gets_its_own_arguments(
