@@ -13,7 +13,14 @@ from typing import Any
 from pyfrp.auth.token import TokenAuth
 from pyfrp.client.connector import Connector
 from pyfrp.client.proxies.base import ClientProxy, Phase
-from pyfrp.errors import IdleTimeout, LinkError, LocalWireError, PyfrpError, WireError
+from pyfrp.errors import (
+    IdleTimeout,
+    LinkError,
+    LocalWireError,
+    PeerClosed,
+    PyfrpError,
+    WireError,
+)
 from pyfrp.net.bridge import Bridge
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.scope import Scope
@@ -143,8 +150,14 @@ class Control:
             for proxy in self._proxies.values():
                 if proxy.due(now) <= now:
                     self._register(proxy, now)
-            async with asyncio.timeout(DRAIN_S):
-                await self._conn.drain()
+            try:
+                async with asyncio.timeout(DRAIN_S):
+                    await self._conn.drain()
+            except TimeoutError:
+                self.end(IdleTimeout("the server does not read its control connection"))
+                return
+            except LinkError:
+                return  # `run` meets the same end.
             next_due = min((proxy.due(now) for proxy in self._proxies.values()), default=now + 60)
             self._changed.clear()
             try:
@@ -180,7 +193,12 @@ class Control:
         conn: MessageConn | None = None
         try:
             async with self._opening:
-                endpoint, early = await self._connector.open()
+                try:
+                    endpoint, early = await self._connector.open()
+                except PeerClosed as exc:
+                    # The link opens no more streams, so this session serves nobody any more.
+                    self.end(exc)
+                    return
                 conn = MessageConn(endpoint, early=early)
                 key, timestamp = self._auth.work_conn_fields(time.time())
                 conn.write(NewWorkConn(run_id=self._run_id, privilege_key=key, timestamp=timestamp))

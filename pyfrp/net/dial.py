@@ -7,7 +7,7 @@ import os
 import socket
 
 from pyfrp.errors import DialError
-from pyfrp.net.endpoint import Endpoint, format_address, set_keepalive, tune
+from pyfrp.net.endpoint import Endpoint, bound_unsent, format_address, set_keepalive, tune
 from pyfrp.net.held import Held
 
 
@@ -60,6 +60,7 @@ async def dial_tcp(
                     continue
                 transport.pause_reading()
                 tune(transport)
+                bound_unsent(transport.get_extra_info("socket"))
                 if keepalive_s > 0:
                     set_keepalive(transport.get_extra_info("socket"), keepalive_s)
                 return transport, held

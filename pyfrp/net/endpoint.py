@@ -15,6 +15,7 @@ from typing import Any, Protocol
 # source for every chunk.
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
+UNSENT = 128 * 1024
 
 
 class Endpoint(Protocol):
@@ -60,6 +61,21 @@ def set_keepalive(sock: Any, seconds: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(whole, 75))
     except OSError:
         pass  # The peer is gone already; connection_lost will follow.
+
+
+def bound_unsent(sock: Any) -> None:
+    """Let the kernel hold little that it has not sent yet, where it can be told so.
+
+    It would take megabytes, and on a thin link everything else waits behind them: other streams,
+    heartbeats. What is on its way already does not count, so throughput does not suffer. On a
+    listener it counts for the connections that it accepts.
+    """
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
+        except OSError:
+            pass  # Not on this system, or the peer is gone already.
 
 
 def reset(endpoint: Endpoint) -> None:

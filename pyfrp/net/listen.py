@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import cast
 
 from pyfrp.net.dial import explain
-from pyfrp.net.endpoint import set_keepalive
+from pyfrp.net.endpoint import bound_unsent, set_keepalive
 from pyfrp.wire.sniff import Kind, classify
 
 BACKLOG = 1024  # Connections the kernel holds for us while the loop is busy.
@@ -71,6 +71,7 @@ async def listen(
     )
     for sock in server.sockets:
         set_keepalive(sock, keepalive_s)
+        bound_unsent(sock)
     return server
 
 

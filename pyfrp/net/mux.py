@@ -17,7 +17,10 @@ from pyfrp.wire.yamux import BURST, SLICE, Half, Session, Stream
 
 # A link whose buffer grows this far although all sources are paused belongs to a peer that asks for
 # answers (pings, opened streams) and does not read them.
-UNREAD_LIMIT = 4 * 1024 * 1024
+UNREAD_LIMIT = 2 * 1024 * 1024
+# Control frames at which output leaves within a turn: a loop may read a link dozens of times before
+# the turn ends.
+BACKLOG = 4096
 
 
 class MuxStream(Stream):
@@ -225,6 +228,9 @@ class MuxTransport(asyncio.Protocol):
             self.session.feed(data, self.loop.time())
         except MuxError as exc:
             self.close(exc)
+            return
+        if self.session.backlog > BACKLOG:
+            self._flush()
 
     def eof_received(self) -> bool:
         self.close(PeerClosed("the peer closed the link"))

@@ -61,6 +61,8 @@ class TlsEndpoint(asyncio.BufferedProtocol):
         self._closing = False
         self._lost = False
         self._ready = False
+        self._stop: ssl.SSLError | None = None  # The peer's end, or the failure, met while reading.
+        self._cause: HandshakeError | None = None
         self.handshaken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # A failure that nobody awaits any more (the dialler gave up) is not worth a warning.
         self.handshaken.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -156,11 +158,11 @@ class TlsEndpoint(asyncio.BufferedProtocol):
             self._shake()
 
     def eof_received(self) -> bool:
-        self._incoming.write_eof()
         if not self._ready:
             self._fail(HandshakeError("the peer closed the connection during the TLS handshake"))
-        else:
-            self._end()
+        elif not self._ended:
+            # Whoever can send a FIN could truncate what is read here (RFC 8446, 6.1).
+            self._fail(HandshakeError("the peer closed the connection without ending TLS"))
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -173,7 +175,7 @@ class TlsEndpoint(asyncio.BufferedProtocol):
                 HandshakeError(f"the connection was lost during the TLS handshake{cause}")
             )
         if self._ready:
-            self._protocol.connection_lost(exc)
+            self._protocol.connection_lost(exc or self._cause)
 
     def pause_writing(self) -> None:
         self._protocol.pause_writing()
@@ -213,21 +215,22 @@ class TlsEndpoint(asyncio.BufferedProtocol):
             while incoming.pending and not self._paused and not self._closing:
                 data = read(RECORD)
                 if not data:
-                    self._end()
-                    return
+                    self._stop = ssl.SSLZeroReturnError()
+                    break
                 if incoming.pending:
                     data = self._read_rest(data)
                 self._protocol.data_received(data)  # type: ignore[attr-defined]  # readers of bytes
         except ssl.SSLWantReadError:
             pass  # The rest of a record is on its way.
-        except ssl.SSLZeroReturnError:
-            self._end()
-            return
         except ssl.SSLError as exc:
-            self._fail(HandshakeError(explain(exc)))
-            return
+            self._stop = exc
         if self._outgoing.pending:
             self._send()  # Answers to key updates.
+        if self._stop is not None and not self._paused:
+            if isinstance(self._stop, ssl.SSLZeroReturnError):
+                self._end()
+            else:
+                self._fail(HandshakeError(explain(self._stop)))
 
     def _read_rest(self, data: bytes) -> bytes:
         """What else is at hand, in one piece: fewer calls and writes all the way up."""
@@ -238,10 +241,13 @@ class TlsEndpoint(asyncio.BufferedProtocol):
             while incoming.pending:
                 data = read(RECORD)
                 if not data:
-                    break  # The end is met again by the next read.
+                    self._stop = ssl.SSLZeroReturnError()
+                    break
                 pieces.append(data)
-        except ssl.SSLError:
-            pass  # Wants more, or fails again at the next read, after these have been delivered.
+        except ssl.SSLWantReadError:
+            pass  # The rest of a record is on its way.
+        except ssl.SSLError as exc:
+            self._stop = exc  # Told after these have been delivered.
         return b"".join(pieces)
 
     def _end(self) -> None:
@@ -253,9 +259,12 @@ class TlsEndpoint(asyncio.BufferedProtocol):
             self.close()
 
     def _fail(self, exc: HandshakeError) -> None:
+        if self._closing:
+            return
         if not self.handshaken.done():
             self.handshaken.set_exception(exc)
         self._closing = True
+        self._cause = exc
         if self._link.get_write_buffer_size():
             self._link.close()
         else:

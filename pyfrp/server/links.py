@@ -27,7 +27,10 @@ HANDSHAKE_S = (
 # Connections that have not said who they are, in all. When there are more, the oldest goes: a flood
 # cannot keep a client with a quick login out.
 MAX_UNKNOWN = 1024
-MAX_OPENING = 256  # Streams of one link whose first message is out; yamux AcceptBacklog.
+# Streams of one link whose first message is out: yamux' AcceptBacklog for a client that logged in.
+# Before that there is one, the login's.
+MAX_OPENING = 256
+MAX_OPENING_UNKNOWN = 8
 
 
 class Link:
@@ -201,7 +204,7 @@ class LinkAcceptor:
             endpoint.resume_reading()
 
     def _on_stream(self, link: Link, stream: MuxStream) -> None:
-        if link.opening >= MAX_OPENING:
+        if link.opening >= (MAX_OPENING if link.trusted else MAX_OPENING_UNKNOWN):
             stream.abort()
             return
         link.opening += 1

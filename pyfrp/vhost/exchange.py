@@ -68,6 +68,7 @@ class HttpExchange(CallerSide):
         "_head",
         "_keep_alive",
         "_last",
+        "_pipelined",
         "_queued",
         "_replay",
         "_requests",
@@ -86,6 +87,7 @@ class HttpExchange(CallerSide):
         self._frontend = frontend
         self._requests = 0
         self._half_closed = False
+        self._pipelined = False  # Bytes of the next request wait in `_buffer` for their turn.
         self._silent = False  # Nothing was sent since the caller half-closed.
         self._choked = False  # The caller does not drain, so the upstream is paused.
         self._buffer = b""
@@ -116,7 +118,7 @@ class HttpExchange(CallerSide):
     def data_received(self, data: bytes) -> None:
         if self._answering == Answering.OVER:
             return  # A caller that was refused in its upload; what it still sends is not read.
-        if self._asking == Asking.HEAD:
+        if self._asking == Asking.HEAD and not self._pipelined:
             self._read_head(data)
         elif self._asking == Asking.BODY:
             self._read_body(data)
@@ -140,6 +142,11 @@ class HttpExchange(CallerSide):
             silent=lambda: self._silent and self._answering == Answering.BODY,
         )
         return True
+
+    @property
+    def reads(self) -> bool:
+        """Whether the caller's connection is to be read at present."""
+        return self._reading
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
@@ -237,7 +244,10 @@ class HttpExchange(CallerSide):
             data = body.feed(data)
         except BadHead as exc:
             self._asking = Asking.DONE
-            self.refuse(exc.status, str(exc), stage="request body", keep_alive=False)
+            if self._answering == Answering.BODY:
+                self._cut(exc)  # A refusal in the middle of an answer would be part of it.
+            else:
+                self.refuse(exc.status, str(exc), stage="request body", keep_alive=False)
             return
         if body.done:
             self._buffer = body.rest
@@ -375,6 +385,10 @@ class HttpExchange(CallerSide):
             if head.minor:
                 self._write(answer.raw)
         self._upstream_buffer = b""
+        self._silent = False
+        if answer.status == 101 and not head.upgrade:
+            self._broken_answer("it switches protocols without being asked to")
+            return
         self._response = route.last_answer = answer
         if answer.status == 101 or (head.method == b"CONNECT" and answer.status < 300):
             self._tunnel(answer, data)
@@ -457,6 +471,7 @@ class HttpExchange(CallerSide):
         self._answering = Answering.NONE
         self.deadline = self._frontend.clock() + HEAD_S
         if self._buffer:
+            self._pipelined = True
             self._frontend.soon(self._next)
         elif self._half_closed:
             self._close()
@@ -465,6 +480,7 @@ class HttpExchange(CallerSide):
 
     def _next(self) -> None:
         """A pipelined request is at hand."""
+        self._pipelined = False
         if self._caller is None or self._asking != Asking.HEAD:
             return
         data, self._buffer = self._buffer, b""

@@ -129,7 +129,7 @@ class HttpFrontend:
         caller.set_protocol(exchange)
         exchange.connection_made(caller)
         exchange.data_received(early)
-        if not caller.is_closing():
+        if exchange.reads and not caller.is_closing():
             caller.resume_reading()
 
     def add_pool(self, pool: UpstreamPool) -> None:

@@ -118,9 +118,12 @@ class UpstreamPool:
     def take(self) -> Upstream | None:
         """The idle upstream that was used last, or None."""
         idle = self._idle
-        if not idle:
-            return None
-        return idle.popitem()[0]
+        while idle:
+            upstream = idle.popitem()[0]
+            # One that was reset in this turn hears of it in the next.
+            if not upstream.endpoint.is_closing():
+                return upstream
+        return None
 
     async def open(self, caller: tuple[str, int]) -> Upstream:
         """A new upstream, caused by the caller at this address."""

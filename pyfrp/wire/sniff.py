@@ -17,7 +17,9 @@ TLS_HANDSHAKE = 0x16
 FRP_TLS_BYTE = 0x17
 """What a client may write before TLS, so that HTTPS can share the port."""
 
-_METHODS = frozenset((b"GET", b"HEA", b"POS", b"PUT", b"DEL", b"CON", b"OPT", b"TRA", b"PAT"))
+_METHODS = frozenset(
+    (b"GET", b"HEA", b"POS", b"PUT", b"DEL", b"CON", b"OPT", b"TRA", b"PAT", b"PRI")
+)
 _METHOD_STARTS = frozenset(method[:n] for method in _METHODS for n in (1, 2))
 
 

@@ -409,6 +409,11 @@ class Session(Generic[S]):
             stream._move_send(Half.ENDED)
         return size
 
+    @property
+    def backlog(self) -> int:
+        """Control frames that wait for `take_output`."""
+        return len(self._frames)
+
     def _control(self, word: int, stream_id: int, value: int) -> None:
         self._frames.append(HEADER.pack(word, stream_id, value))
         if not self._awake:

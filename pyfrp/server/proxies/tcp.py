@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from pyfrp.errors import LinkError
 from pyfrp.net.bridge import Bridge
@@ -19,6 +20,10 @@ class TCPProxy(ServerProxy):
 
     _listener: asyncio.Server | None = None
     _port = 0
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._waiting: set[asyncio.Transport] = set()  # Users without a work connection yet.
 
     async def start(self) -> str:
         server = self.server
@@ -43,8 +48,16 @@ class TCPProxy(ServerProxy):
             self._listener.close()
             self._listener = None
             self.server.ports.release(self.name, self._port, self.server.clock())
+        if lost:
+            for user in self._waiting:
+                user.abort()
+            self._waiting.clear()
 
     def _accept(self, user: asyncio.Transport, held: Held) -> None:
+        if self._listener is None:  # Accepted in the turn in which the listener was closed.
+            user.abort()
+            return
+        self._waiting.add(user)
         self.scope.spawn(self._serve(user, held), name=f"user of {self.name}")
 
     async def _serve(self, user: asyncio.Transport, held: Held) -> None:
@@ -60,6 +73,8 @@ class TCPProxy(ServerProxy):
         except BaseException:
             user.abort()
             raise
+        finally:
+            self._waiting.discard(user)
         if user.is_closing():
             work.abort()
             return
