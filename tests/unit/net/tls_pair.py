@@ -1,0 +1,122 @@
+"""TLS contexts and plain-library TLS peers for tests."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import ssl
+import tempfile
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+NAME = "frps.test"
+
+
+@functools.cache
+def certificate() -> bytes:
+    """PEM of a key and its self-signed certificate for `NAME`; made once per run."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+    now = datetime.datetime.now(datetime.UTC)
+    cert = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ) + cert.public_bytes(serialization.Encoding.PEM)
+
+
+@functools.cache
+def server_context(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = context.maximum_version = version
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "pair.pem")
+        path.write_bytes(certificate())
+        context.load_cert_chain(path)
+    return context
+
+
+@functools.cache
+def client_context(*, trusting: bool = False) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if trusting:
+        context.load_verify_locations(
+            cadata=certificate().decode().partition("-----BEGIN CERT")[1]
+            + certificate().decode().partition("-----BEGIN CERT")[2]
+        )
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.check_hostname = True
+    return context
+
+
+class Library:
+    """The other end of a TLS connection, by the standard library alone, without I/O.
+
+    `feed` takes what came from the link; `out` is what to send there.
+    """
+
+    def __init__(self, *, server_side: bool, context: ssl.SSLContext | None = None) -> None:
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = context or (server_context() if server_side else client_context())
+        self.tls = context.wrap_bio(
+            self._in,
+            self._out,
+            server_side=server_side,
+            server_hostname=None if server_side else NAME,
+        )
+        self.shaken = False
+        self.data = bytearray()
+        self.ended = False
+        if not server_side:
+            self._advance()
+
+    def feed(self, data: bytes) -> None:
+        self._in.write(data)
+        self._advance()
+
+    def _advance(self) -> None:
+        try:
+            if not self.shaken:
+                self.tls.do_handshake()
+                self.shaken = True
+            while not self.ended:
+                data = self.tls.read(65536)
+                if not data:
+                    self.ended = True
+                self.data += data
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.ended = True
+
+    def write(self, data: bytes) -> None:
+        self.tls.write(data)
+
+    def end(self) -> None:
+        """Queue a close_notify."""
+        try:
+            self.tls.unwrap()
+        except ssl.SSLWantReadError:
+            pass
+
+    @property
+    def out(self) -> bytes:
+        return self._out.read()
