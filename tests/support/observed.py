@@ -15,16 +15,18 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 
 
 def _report(number: int, frame: object) -> None:
     """Write the figures; a signal handler of Python's own runs inside the loop's thread."""
     try:
-        tasks = len(asyncio.all_tasks())
+        tasks = asyncio.all_tasks()
     except RuntimeError:
-        tasks = -1  # The loop is not running at this moment.
+        return  # The loop is not running at this moment; the test asks again.
+    names = Counter(getattr(task.get_coro(), "__qualname__", "?") for task in tasks)
     gc.collect()
-    figures = {"tasks": tasks, "objects": len(gc.get_objects())}
+    figures = {"tasks": len(tasks), "objects": len(gc.get_objects()), "names": names}
     path = os.environ["PYFRP_OBSERVED"]
     with open(f"{path}.new", "w", encoding="ascii") as file:
         json.dump(figures, file)

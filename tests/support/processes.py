@@ -262,8 +262,8 @@ class Program:
         path = self.directory / f"{self.stem}.insides"
         self.env = {**(self.env or {}), "PYFRP_OBSERVED": str(path), "PYFRP_HURRY": "1"}
 
-    async def insides(self) -> dict[str, int]:
-        """Numbers of `tasks` and of collected `objects` inside an observed program."""
+    async def insides(self) -> dict[str, Any]:
+        """Numbers of `tasks` and collected `objects` in an observed program; tasks by `names`."""
         return await _fresh(self.directory / f"{self.stem}.insides", self)
 
     def reset_peak(self) -> None:
@@ -271,11 +271,15 @@ class Program:
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
 
-async def _fresh(path: Path, program: Program) -> dict[str, int]:
+async def _fresh(path: Path, program: Program) -> dict[str, Any]:
     """Ask an observed program for its figures."""
     path.unlink(missing_ok=True)
-    program.signal(signal.SIGUSR2)
-    await until(path.exists, f"{program.stem} to tell its figures")
+
+    def told() -> bool:
+        program.signal(signal.SIGUSR2)
+        return path.exists()
+
+    await until(told, f"{program.stem} to tell its figures", step_s=0.05)
     return dict(json.loads(path.read_text()))
 
 
