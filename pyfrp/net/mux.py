@@ -12,12 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 from pyfrp.errors import LinkError, LocalWireError, MuxError, PeerClosed
-from pyfrp.net.endpoint import HIGH_WATER, LOW_WATER, Endpoint
+from pyfrp.net.endpoint import Endpoint
 from pyfrp.wire.yamux import BURST, SLICE, Half, Session, Stream
 
 # A link whose buffer grows this far although all sources are paused belongs to a peer that asks for
 # answers (pings, opened streams) and does not read them.
 UNREAD_LIMIT = 2 * 1024 * 1024
+# Marks of a link's write buffer, in bytes: what is in it delays everybody on a thin link.
+LINK_HIGH = 64 * 1024
+LINK_LOW = 16 * 1024
 # Control frames at which output leaves within a turn: a loop may read a link dozens of times before
 # the turn ends.
 BACKLOG = 4096
@@ -182,7 +185,7 @@ class MuxTransport(asyncio.Protocol):
             keepalive=keepalive_s,
         )
         self._timer: asyncio.TimerHandle | None = None
-        link.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        link.set_write_buffer_limits(high=LINK_HIGH, low=LINK_LOW)
         link.set_protocol(self)
         self._arm()
 
