@@ -14,6 +14,7 @@ from pyfrp.net.endpoint import Endpoint, reset
 from pyfrp.vhost.bodies import Body, OpenBody, body_of
 from pyfrp.vhost.caller import CallerSide
 from pyfrp.vhost.departure import watch_departure
+from pyfrp.vhost.replay import Replay
 from pyfrp.vhost.upstream import Upstream
 from pyfrp.wire import http1
 from pyfrp.wire.http1 import CHUNKED, UNTIL_CLOSE, RequestHead, ResponseHead
@@ -25,8 +26,6 @@ HEAD_S = 60.0  # To finish a head, and idle between requests; as frp's ReadHeade
 LINGER_S = 5.0  # A caller that is refused mid-upload may still send this long, unread.
 # Pipelined requests, or a body that waits for its work connection, before reading stops.
 READ_AHEAD = 64 * 1024
-REPLAY_LIMIT = 64 * 1024  # Bytes of a request kept to repeat it on a fresh work connection.
-REPLAY_S = 1.0  # A kept connection that was closed under a request shows it within this time.
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 
@@ -58,7 +57,6 @@ class HttpExchange(CallerSide):
     __slots__ = (
         "_answer_body",
         "_answering",
-        "_asked_at",
         "_asking",
         "_body",
         "_buffer",
@@ -100,8 +98,7 @@ class HttpExchange(CallerSide):
         self._upstream: Upstream | None = None
         self._body: Body | None = None
         self._queued = b""
-        self._replay: bytes | None = None
-        self._asked_at = 0.0
+        self._replay = Replay()
         self._upstream_buffer = b""
         self._upstream_full = False
         self._response: ResponseHead | None = None
@@ -227,12 +224,12 @@ class HttpExchange(CallerSide):
         upstream = route.pool.take()
         if upstream is None:
             self._queued = out
-            self._replay = None
+            self._replay.drop()
             self.deadline = 0.0
             self._frontend.spawn(self._connect(route))
         else:
             self._attach(upstream)
-            self._replay = out
+            self._replay.begin(out, self._frontend.clock())
             upstream.endpoint.write(out)
         if self._asking == Asking.BODY and self._buffer:
             rest, self._buffer = self._buffer, b""
@@ -261,9 +258,7 @@ class HttpExchange(CallerSide):
             if len(self._queued) > READ_AHEAD:
                 self._stop_reading()
             return
-        replay = self._replay
-        if replay is not None:
-            self._replay = replay + data if len(replay) + len(data) <= REPLAY_LIMIT else None
+        self._replay.add(data)
         upstream.endpoint.write(data)
 
     # -- the work connection -------------------------------------------------------------------
@@ -294,7 +289,6 @@ class HttpExchange(CallerSide):
         self._answering = Answering.HEAD
         self._upstream_buffer = b""
         self._upstream_full = False
-        self._asked_at = self._frontend.clock()
         self.deadline = 0.0
         if self._choked:
             upstream.endpoint.pause_reading()
@@ -328,7 +322,7 @@ class HttpExchange(CallerSide):
 
     def upstream_ended(self, exc: Exception | None) -> None:
         """The work connection is gone in the middle of an exchange."""
-        upstream, self._upstream = self._upstream, None
+        self._upstream = None
         if self._answering == Answering.BODY:
             if isinstance(self._answer_body, OpenBody) and exc is None:
                 self._finish(None)
@@ -337,27 +331,14 @@ class HttpExchange(CallerSide):
             return
         if self._answering != Answering.HEAD:
             return
-        if self._may_replay(upstream):
+        again = None if self._upstream_buffer else self._replay.take(self._frontend.clock())
+        if again is not None:
             self._answering = Answering.NONE
-            self._queued, self._replay = self._replay or b"", None
+            self._queued = again
             self._frontend.spawn(self._connect(cast("HttpRoute", self._route)))
             return
         why = "the local service refused, or closed the connection without an answer"
         self._frontend.refuse_dead(self, why, stage="response head")
-
-    def _may_replay(self, upstream: Upstream | None) -> bool:
-        """Whether the request only hit a kept connection at the moment of its end.
-
-        Nothing of an answer has come, the whole of what was sent is at hand, and it happened at
-        once: a service that worked on the request for a while and then died must not get it twice.
-        """
-        return (
-            upstream is not None
-            and upstream.used
-            and self._replay is not None
-            and not self._upstream_buffer
-            and self._frontend.clock() - self._asked_at < REPLAY_S
-        )
 
     # -- the answer ----------------------------------------------------------------------------
 
@@ -379,7 +360,7 @@ class HttpExchange(CallerSide):
             end = len(answer.raw)
             data = data[end:] if end < len(data) else b""
             seen = 0
-            self._replay = None
+            self._replay.drop()
             if answer.status >= 200 or answer.status == 101:
                 break
             if head.minor:

@@ -28,14 +28,13 @@ class UpstreamUser(Protocol):
 class Upstream(asyncio.Protocol):
     """One work connection of an http proxy: in use by an exchange, or idle in its pool."""
 
-    __slots__ = ("_pool", "closed", "endpoint", "idle_since", "used", "user")
+    __slots__ = ("_pool", "closed", "endpoint", "idle_since", "user")
 
     def __init__(self, endpoint: Endpoint, pool: UpstreamPool, early: bytes) -> None:
         self.endpoint = endpoint
         self._pool = pool
         self.user: UpstreamUser | None = None
         self.idle_since = 0.0
-        self.used = False  # Has carried a request before.
         self.closed = endpoint.is_closing()
         endpoint.set_protocol(self)
         if early:
@@ -140,7 +139,6 @@ class UpstreamPool:
         if self._closed or len(self._idle) >= MAX_IDLE:
             upstream.abort()
             return
-        upstream.used = True
         upstream.idle_since = self._clock()
         self._idle[upstream] = None
 
