@@ -112,6 +112,7 @@ class Server:
         except ConfigError:
             await self._close()
             raise
+        self.log.info("tls certificate", fingerprint=context.fingerprint)
         self.log.info("frps started successfully")
 
     async def _listen(self, factory: Any, host: str, port: int) -> None:
