@@ -16,9 +16,10 @@ import pytest
 import pytest_asyncio
 import websockets
 
-from tests.support.backends import BLOCK, Exchange, Pipe
+from tests.support.backends import Exchange
 from tests.support.office import DOMAIN, Office
 from tests.support.processes import HOST
+from tests.support.services import BLOCK, Pipe
 from tests.support.waiting import all_of, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]

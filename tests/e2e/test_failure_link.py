@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.backends import Exchange, pattern_hash, sse
+from tests.support.backends import Exchange, sse
 from tests.support.http import Caller, request
 from tests.support.office import Office, office
 from tests.support.processes import Config, Kind, merged
+from tests.support.services import pattern_hash
 from tests.support.waiting import all_of, until, until_async, within
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="function")]
@@ -313,7 +314,9 @@ async def test_bulk_on_a_thin_link_starves_neither_heartbeats_nor_requests(
 
             slowest = (await all_of([down(), up(), small()], limit_s=60))[2]
             assert slowest is not None
-            assert slowest < 1.5
+            # Half a megabyte per direction may be on its way. Before the kernel's send queue was
+            # bounded it was four, and this took ten seconds.
+            assert slowest < 2.5
             scene.relay.throttle(None)
             for program in (scene.pair.server, scene.pair.client):
                 assert "heartbeat timeout" not in program.log()

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support import leaks
-from tests.support.backends import EchoBackend, HttpBackend, running
+from tests.support.backends import HttpBackend
 from tests.support.http import Caller, fetch
 from tests.support.office import DOMAIN, Office, office
 from tests.support.ports import free_port
@@ -31,6 +31,7 @@ from tests.support.processes import (
     server_config,
     tcp_proxy,
 )
+from tests.support.services import EchoBackend, running
 from tests.support.waiting import all_of, until, until_async
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]

@@ -13,10 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.backends import Exchange, Gate, pattern, pattern_hash, peer_left, sse
+from tests.support.backends import Exchange, Gate, sse
 from tests.support.http2 import http2
 from tests.support.office import DOMAIN, Office, office
 from tests.support.processes import Kind
+from tests.support.services import pattern, pattern_hash, peer_left
 from tests.support.waiting import all_of, until, within
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.backends import Exchange, HttpBackend, running
+from tests.support.backends import Exchange, HttpBackend
 from tests.support.http import calling, fetch, request
 from tests.support.office import DOMAIN, Office
 from tests.support.ports import free_port
 from tests.support.processes import Kind, http_proxy, server_config, tcp_proxy, tunnel
+from tests.support.services import running
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support import leaks
-from tests.support.backends import BLOCK, EchoBackend, Exchange, Gate, HttpBackend, running, sse
+from tests.support.backends import Exchange, Gate, HttpBackend, sse
 from tests.support.http import calling, request
 from tests.support.ports import free_port
 from tests.support.processes import (
@@ -30,6 +30,7 @@ from tests.support.processes import (
     tcp_proxy,
     tunnel,
 )
+from tests.support.services import BLOCK, EchoBackend, running
 from tests.support.waiting import all_of
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.backends import BLOCK, sse
+from tests.support.backends import sse
 from tests.support.http import Caller, request
 from tests.support.office import Office, office
 from tests.support.processes import LOGIN_DONE, Kind
+from tests.support.services import BLOCK
 from tests.support.waiting import all_of, until, until_async
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="function")]

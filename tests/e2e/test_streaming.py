@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.support.backends import Exchange, Gate, peer_left, sse
+from tests.support.backends import Exchange, Gate, sse
 from tests.support.http import Caller, Cut, request
 from tests.support.office import DOMAIN, Office
+from tests.support.services import peer_left
 from tests.support.waiting import all_of, until, within
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]

@@ -319,7 +319,7 @@ class Caller:
         self.writer.close()
         try:
             await self.writer.wait_closed()
-        except ConnectionError:
+        except OSError:
             pass  # It was lost before; that is closed enough.
 
     async def reset(self) -> None:

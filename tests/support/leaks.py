@@ -6,8 +6,8 @@ import asyncio
 import os
 from dataclasses import dataclass, field
 
-from tests.support.backends import Backend
 from tests.support.ports import claim_handles
+from tests.support.services import Backend
 
 _FD_DIR = "/proc/self/fd"
 

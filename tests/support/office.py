@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import leaks
-from tests.support.backends import EchoBackend, HttpBackend, running
+from tests.support.backends import HttpBackend
 from tests.support.http import Answer, Caller, calling, fetch
 from tests.support.ports import free_port
 from tests.support.processes import Config, Kind, Tunnel, http_proxy, tcp_proxy, tunnel
 from tests.support.relay import Relay, relaying
+from tests.support.services import EchoBackend, running
 
 DOMAIN = "llm.test"
 
