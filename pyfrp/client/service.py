@@ -28,6 +28,7 @@ from pyfrp.wire.messages import Login, LoginResp
 
 if TYPE_CHECKING:
     from pyfrp.config import ClientConfig
+    from pyfrp.config.client import ClientTransport
 
 LOGIN_S = 10.0  # For LoginResp (frp `client/service.go`).
 FIRST_RETRY_S = 2.0
@@ -217,11 +218,23 @@ class Client:
             run_id=answer.run_id,
             auth=self._auth,
             proxies=self._proxies,
-            interval_s=float(cfg.transport.heartbeat_interval),
+            interval_s=_interval(cfg.transport),
             timeout_s=float(cfg.transport.heartbeat_timeout),
             log=self.log,
             report=self.report,
         )
+
+
+def _interval(transport: ClientTransport) -> float:
+    """Seconds between heartbeats; 0 or less for none.
+
+    A file that sets only `heartbeatTimeout`, commonly on both sides, has no interval where tcpMux is
+    on, and an official server with that file drops a client that never pings. So a timeout asks for
+    heartbeats.
+    """
+    if transport.heartbeat_interval <= 0 < transport.heartbeat_timeout:
+        return min(30.0, transport.heartbeat_timeout / 3)
+    return float(transport.heartbeat_interval)
 
 
 def _route(cfg: ClientConfig) -> Route:
