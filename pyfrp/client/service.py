@@ -228,9 +228,9 @@ class Client:
 def _interval(transport: ClientTransport) -> float:
     """Seconds between heartbeats; 0 or less for none.
 
-    A file that sets only `heartbeatTimeout`, commonly on both sides, has no interval where tcpMux is
-    on, and an official server with that file drops a client that never pings. So a timeout asks for
-    heartbeats.
+    A file that sets only `heartbeatTimeout`, commonly on both sides, has no interval where tcpMux
+    is on, and an official server with that file drops a client that never pings. So a timeout asks
+    for heartbeats.
     """
     if transport.heartbeat_interval <= 0 < transport.heartbeat_timeout:
         return min(30.0, transport.heartbeat_timeout / 3)
