@@ -101,7 +101,8 @@ class MuxStream(Stream):
 
     def on_data(self, chunk: bytes) -> None:
         if self._closing:
-            self.abort()
+            if not self.pending:
+                self.abort()  # Tell the peer to stop; not sooner, for it takes all that is pending.
             return
         try:
             self._protocol.data_received(chunk)  # type: ignore[union-attr]  # set before any data
@@ -112,7 +113,13 @@ class MuxStream(Stream):
     def on_end(self) -> None:
         if self._closing or self._protocol is None:
             return
-        if not self._protocol.eof_received():
+        try:
+            keep_open = self._protocol.eof_received()
+        except Exception as exc:
+            self._mux.report(exc, "a stream's reader failed")
+            self.abort()
+            return
+        if not keep_open:
             self.close()
 
     def on_reset(self) -> None:
@@ -128,13 +135,14 @@ class MuxStream(Stream):
         if self._out:
             return
         if self._full:
-            self._full = False
             self._mux.loop.call_soon(self._resume)
         if self._closing:
             self._mux.loop.call_soon(self._lose, None)
 
     def _resume(self) -> None:
-        if not self._full and not self._lost and self._protocol is not None:
+        # Written to again meanwhile, it is drained again some time.
+        if self._full and not self._out and self._protocol is not None:
+            self._full = False
             self._protocol.resume_writing()
 
     def _lose(self, exc: Exception | None) -> None:
