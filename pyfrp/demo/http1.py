@@ -91,8 +91,15 @@ class Connection:
     # -- receiving
 
     async def fill(self) -> bool:
-        """Wait for more bytes; False at the end of the stream."""
-        data = await self.reader.read(65536)
+        """Wait for more bytes; False at the end of the stream.
+
+        Raises:
+            CallerLeftError: the caller reset the connection.
+        """
+        try:
+            data = await self.reader.read(65536)
+        except OSError:
+            raise CallerLeftError from None
         self.early += data
         return bool(data)
 
