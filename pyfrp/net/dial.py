@@ -10,6 +10,10 @@ from pyfrp.errors import DialError
 from pyfrp.net.endpoint import Endpoint, bound_unsent, format_address, set_keepalive, tune
 from pyfrp.net.held import Held
 
+# An address gets no less than this of the time left, as with Go's dialler (`net/dial.go`,
+# partialDeadline): less is of no use on a slow network.
+LEAST_SHARE_S = 2.0
+
 
 async def resolve(host: str, port: int) -> list[tuple[str, int]]:
     """Every address of `host`, in the resolver's order.
@@ -41,6 +45,8 @@ async def dial_tcp(
 ) -> tuple[Endpoint, Held]:
     """Connect to `host:port`, trying each of its addresses, under one deadline for all.
 
+    The time is shared out, so that an address that does not answer leaves some for the next.
+
     Returns:
         The endpoint, paused (set a protocol, then resume), and what came meanwhile.
 
@@ -48,24 +54,34 @@ async def dial_tcp(
         DialError: naming every address and what happened there.
     """
     loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    try:
+        async with asyncio.timeout_at(deadline):
+            addresses = await resolve(host, port)
+    except TimeoutError:
+        raise DialError(
+            f"lookup {host}: no answer of the resolver within {timeout_s:g} s"
+        ) from None
     failures: list[str] = []
     local = (local_ip, 0) if local_ip else None
-    try:
-        async with asyncio.timeout(timeout_s):
-            for address in await resolve(host, port):
-                try:
-                    transport, held = await loop.create_connection(Held, *address, local_addr=local)
-                except OSError as exc:
-                    failures.append(f"{format_address(address)}: {explain(exc)}")
-                    continue
-                transport.pause_reading()
-                tune(transport)
-                bound_unsent(transport.get_extra_info("socket"))
-                if keepalive_s > 0:
-                    set_keepalive(transport.get_extra_info("socket"), keepalive_s)
-                return transport, held
-    except TimeoutError:
-        failures.append(f"no answer within {timeout_s:g} s")
+    for tried, address in enumerate(addresses):
+        left = deadline - loop.time()
+        if left <= 0:
+            break
+        share = min(left, max(left / (len(addresses) - tried), LEAST_SHARE_S))
+        try:
+            async with asyncio.timeout(share) as limit:
+                transport, held = await loop.create_connection(Held, *address, local_addr=local)
+        except OSError as exc:  # A TimeoutError is one, too.
+            why = f"no answer within {round(share, 1):g} s" if limit.expired() else explain(exc)
+            failures.append(f"{format_address(address)}: {why}")
+            continue
+        transport.pause_reading()
+        tune(transport)
+        bound_unsent(transport.get_extra_info("socket"))
+        if keepalive_s > 0:
+            set_keepalive(transport.get_extra_info("socket"), keepalive_s)
+        return transport, held
     raise DialError(f"dial tcp {'; '.join(failures) or f'{host}: no address'}")
 
 
