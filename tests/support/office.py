@@ -75,6 +75,7 @@ async def office(
     thin: bool = False,
     shared: bool = False,
     observed: bool = False,
+    env: Mapping[str, str] | None = None,
     api_port: int | None = None,
 ) -> AsyncIterator[Office]:
     """Run backends and a pair of programs.
@@ -89,6 +90,7 @@ async def office(
         thin: Give the relay small buffers.
         shared: The scene outlives a test, so its sockets are not leaks.
         observed: Let both programs tell their insides.
+        env: Additions to the environment of both programs.
         api_port: Where the HTTP service listens, if that must be known before.
     """
     api, echo = HttpBackend(api_port), EchoBackend()
@@ -111,6 +113,7 @@ async def office(
                     server=server,
                     client=client,
                     observed=observed,
+                    env=env,
                 ) as pair:
                     scene = Office(api, echo, pair, echo_port)
                     try:
@@ -130,6 +133,7 @@ async def office(
                     client=client,
                     through=relay.port,
                     observed=observed,
+                    env=env,
                 ) as pair,
             ):
                 scene = Office(api, echo, pair, echo_port, relay)

@@ -388,6 +388,7 @@ async def tunnel(
     through: int | None = None,
     ready: bool = True,
     observed: bool = False,
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Tunnel]:
     """Run a server and a client, and end both on leaving.
 
@@ -400,6 +401,7 @@ async def tunnel(
         through: Port that the client dials instead of the server's own, e.g. a relay's.
         ready: Wait until all is up.
         observed: Run both so that `Program.insides` works, and reconnect without delay.
+        env: Additions to the environment of both.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = server_config(server)
@@ -413,8 +415,9 @@ async def tunnel(
             name=f"client-{kinds[1]}",
         ),
     )
-    if observed:
-        for program in (pair.server, pair.client):
+    for program in (pair.server, pair.client):
+        program.env = env
+        if observed:
             program.observe()
     try:
         pair.server.start()
