@@ -76,7 +76,8 @@ class Notifier:
         self.send("READY=1")
         usec = os.environ.get("WATCHDOG_USEC", "")
         pid = os.environ.get("WATCHDOG_PID", "")
-        if usec.isdigit() and self._timer is None and pid in ("", str(os.getpid())):
+        ours = pid in ("", str(os.getpid()))
+        if ours and usec.isdecimal() and int(usec) and self._timer is None:
             self._feed(int(usec) / 1_000_000 / 2)
 
     def stopping(self) -> None:
@@ -100,6 +101,7 @@ class Notifier:
             address = "\0" + address[1:]
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)  # A systemd that is stuck must not stop the loop.
                 sock.sendto(state.encode(), address)
         except OSError:
             pass  # systemd notices silence by itself.
