@@ -22,7 +22,12 @@ class ConfigError(PyfrpError):
     """
 
     def __init__(
-        self, reason: str, *, path: str | None = None, key: str | None = None, line: int | None = None
+        self,
+        reason: str,
+        *,
+        path: str | None = None,
+        key: str | None = None,
+        line: int | None = None,
     ) -> None:
         self.reason = reason
         self.path = path
