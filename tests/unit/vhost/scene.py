@@ -163,6 +163,7 @@ class Vhost:
         self.services: list[Wire] = []
         self.refusal: PyfrpError | None = None
         self.opening: asyncio.Event | None = None
+        self.stuck = False  # Whether new work connections take nothing.
         self.pool = UpstreamPool(self._connect, lambda: self.now)
         self.route = self.add_route(HOST)
 
@@ -196,6 +197,7 @@ class Vhost:
             raise self.refusal
         service = Wire()
         service.reading = False
+        service.stuck = self.stuck
         self.services.append(service)
         return service, b""
 
