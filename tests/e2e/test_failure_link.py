@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.backends import Exchange, sse
-from tests.support.http import Caller, request
+from tests.support.http import Caller, calling, request
 from tests.support.office import Office, office
 from tests.support.processes import Config, Kind, merged
 from tests.support.services import pattern_hash
@@ -83,11 +83,9 @@ async def cut_off(caller: Caller, limit_s: float, what: str) -> None:
 
 async def works_again(scene: Office, limit_s: float = 30.0) -> None:
     await until_async(scene.works, "requests to work again", limit_s)
-    async with asyncio.timeout(10):
-        caller = await Caller.open(scene.echo_port)
+    async with calling(scene.echo_port, limit_s=10) as caller:
         await caller.send(b"echo")
         assert await caller.exactly(4) == b"echo"
-        await caller.close()
 
 
 async def status_of(scene: Office) -> tuple[int, str | None]:

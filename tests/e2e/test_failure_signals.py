@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,21 @@ async def _acquire(started: asyncio.Semaphore, count: int) -> None:
         await started.acquire()
 
 
+@asynccontextmanager
+async def _streaming(
+    scene: Office, started: asyncio.Semaphore
+) -> AsyncIterator[asyncio.Task[None]]:
+    """A stream of two seconds that is under way; on leaving it must end whole."""
+    task = asyncio.get_running_loop().create_task(_stream(scene, started, 100))
+    try:
+        await within(_acquire(started, 1), 5, "the stream to run")
+        yield task
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 # --- the end, asked for -------------------------------------------------------------------
 
 
@@ -91,41 +108,41 @@ async def test_a_draining_server_takes_no_new_connection(kinds: Kinds, tmp_path:
     async with office(tmp_path, kinds=kinds) as scene:
         scene.api.on("/paced", _events)
         started = asyncio.Semaphore(0)
-        streaming = asyncio.get_running_loop().create_task(_stream(scene, started, 100))
-        await within(_acquire(started, 1), 5, "the stream to run")
-        scene.pair.server.signal(signal.SIGTERM)
-
-        async def refused() -> bool:
-            try:
-                caller = await Caller.open(scene.http_port)
-            except ConnectionRefusedError:
-                return True
-            await caller.close()
-            return False
-
-        await until_async(refused, "the HTTP port to be closed", 1.0)
-        assert not streaming.done()
-        await streaming
+        async with _streaming(scene, started) as streaming:
+            await _server_drains(scene, streaming)
         assert await scene.pair.server.exited(5) == 0
         # The client was told or noticed, and is there when the server is.
         scene.pair.server.start()
         await until_async(scene.works, "requests to work again", 30)
 
 
+async def _server_drains(scene: Office, streaming: asyncio.Task[None]) -> None:
+    scene.pair.server.signal(signal.SIGTERM)
+
+    async def refused() -> bool:
+        try:
+            caller = await Caller.open(scene.http_port)
+        except ConnectionRefusedError:
+            return True
+        await caller.close()
+        return False
+
+    await until_async(refused, "the HTTP port to be closed", 1.0)
+    assert not streaming.done()
+
+
 async def test_a_draining_client_is_away_for_new_requests(kinds: Kinds, tmp_path: Path) -> None:
     async with office(tmp_path, kinds=kinds) as scene:
         scene.api.on("/paced", _events)
         started = asyncio.Semaphore(0)
-        streaming = asyncio.get_running_loop().create_task(_stream(scene, started, 100))
-        await within(_acquire(started, 1), 5, "the stream to run")
-        scene.pair.client.signal(signal.SIGTERM)
+        async with _streaming(scene, started) as streaming:
+            scene.pair.client.signal(signal.SIGTERM)
 
-        async def away() -> bool:
-            return (await scene.get()).status == 503
+            async def away() -> bool:
+                return (await scene.get()).status == 503
 
-        await until_async(away, "new requests to be refused", 1.5)
-        assert not streaming.done()
-        await streaming
+            await until_async(away, "new requests to be refused", 1.5)
+            assert not streaming.done()
         assert await scene.pair.client.exited(5) == 0
 
 

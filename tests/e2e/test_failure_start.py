@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from tests.support import leaks
 from tests.support.backends import HttpBackend
-from tests.support.http import Caller, fetch
+from tests.support.http import calling, fetch
 from tests.support.office import DOMAIN, Office, office
 from tests.support.ports import free_port
 from tests.support.processes import (
@@ -510,10 +510,9 @@ async def test_refused_proxies_start_by_themselves_once_the_way_is_free(
         await conflict.client.logged(rf"\[{name}\] start proxy success", 45)
     assert (await fetch(conflict.http_port, "/hello")).status == 200
     for port in (conflict.tcp_port, conflict.foreign_port):
-        caller = await Caller.open(port)
-        await caller.send(b"echo")
-        assert await caller.exactly(4) == b"echo"
-        await caller.close()
+        async with calling(port) as caller:
+            await caller.send(b"echo")
+            assert await caller.exactly(4) == b"echo"
     await until(lambda: not conflict.echo.live, "the echo connections to end")
 
 
@@ -525,16 +524,13 @@ async def test_a_tcp_proxy_without_its_service_closes_at_once_and_logs(
 ) -> None:
     dead, remote = free_port(), free_port()
     async with office(tmp_path, kinds=kinds, proxies=[tcp_proxy("dead", dead, remote)]) as scene:
-        caller = await Caller.open(remote)
-        assert await caller.everything() == b""
-        await caller.close()
+        async with calling(remote) as caller:
+            assert await caller.everything() == b""
         await scene.pair.client.logged(rf"connect to local service \[127.0.0.1:{dead}\] error")
         late = EchoBackend(dead)
-        async with running(late):
-            caller = await Caller.open(remote)
+        async with running(late), calling(remote) as caller:
             await caller.send(b"echo")
             assert await caller.exactly(4) == b"echo"
-            await caller.close()
 
 
 async def test_a_service_that_dies_and_returns_needs_no_help(kinds: Kinds, tmp_path: Path) -> None:

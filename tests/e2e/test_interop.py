@@ -12,6 +12,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -19,6 +20,7 @@ import pytest_asyncio
 from tests.support import leaks
 from tests.support.backends import Exchange, Gate, HttpBackend, sse
 from tests.support.http import calling, request
+from tests.support.office import office
 from tests.support.ports import free_port
 from tests.support.processes import (
     Config,
@@ -31,7 +33,7 @@ from tests.support.processes import (
     tunnel,
 )
 from tests.support.services import BLOCK, EchoBackend, running
-from tests.support.waiting import all_of
+from tests.support.waiting import all_of, until_async
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
@@ -203,3 +205,35 @@ async def _echoed_megabyte(bench: Bench, cell: Cell) -> None:
 
 HTTP_CHECKS = (_small_request, _streamed_events, _megabyte_up, _megabyte_down)
 TCP_CHECKS = (_echoed_pieces, _echoed_megabyte)
+
+
+# --- recovery between the two ---------------------------------------------------------------
+
+MIXED: list[tuple[Kind, Kind]] = [("ours", "official"), ("official", "ours")]
+
+
+@pytest.mark.parametrize("kinds", MIXED, ids=["-".join(kinds) for kinds in MIXED])
+async def test_mixed_pairs_find_each_other_again(kinds: tuple[Kind, Kind], tmp_path: Path) -> None:
+    """The link is cut, then the server is killed and started, with a stream under way."""
+    require_official()
+
+    async def scenario(tcp_mux: bool) -> None:
+        link: Config = {"transport": {"tcpMux": tcp_mux}}
+        async with office(
+            tmp_path / str(tcp_mux), kinds=kinds, server=link, client=link, relayed=True
+        ) as scene:
+            assert scene.relay is not None
+            for end in (scene.relay.cut, scene.pair.server.kill):
+                caller = await scene.caller()
+                await caller.send(request("/hang"))
+                await scene.api.saw("/hang")
+                scene.api.forget()
+                offset = scene.pair.client.mark()
+                end()
+                if not scene.pair.server.is_running():
+                    scene.pair.server.start()
+                await scene.pair.client_ready(30, offset)
+                await until_async(scene.works, "requests to work again", 20)
+                await caller.close()
+
+    await all_of((scenario(tcp_mux) for tcp_mux in (True, False)), limit_s=90)
