@@ -164,6 +164,7 @@ class Vhost:
         self.refusal: PyfrpError | None = None
         self.opening: asyncio.Event | None = None
         self.stuck = False  # Whether new work connections take nothing.
+        self.greeting = b""  # What new work connections say unasked.
         self.pool = UpstreamPool(self._connect, lambda: self.now)
         self.route = self.add_route(HOST)
 
@@ -199,7 +200,7 @@ class Vhost:
         service.reading = False
         service.stuck = self.stuck
         self.services.append(service)
-        return service, b""
+        return service, self.greeting
 
     def _call_later(self, seconds: float, callback: Callable[..., Any], *args: Any) -> None:
         heapq.heappush(self._later, (self.now + seconds, next(self._count), callback, args))

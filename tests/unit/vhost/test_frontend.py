@@ -57,6 +57,9 @@ async def provoke(v, what):
     elif what == "service talks nonsense":
         caller = await v.ask(get())
         v.service.feed(b"nonsense\r\n\r\n")
+    elif what == "service greets":
+        v.greeting = b"SSH-2.0-OpenSSH\r\n"
+        caller = await v.ask(get())
     elif what == "client lost while waiting":
         caller = await v.ask(get())
         v.pool.fail()
@@ -79,6 +82,7 @@ REFUSALS = {
     "service refuses": (502, 404),
     "service resets": (502, 404),
     "service talks nonsense": (502, 404),
+    "service greets": (502, 404),
     "silence": (504, 504),
 }
 
