@@ -468,7 +468,7 @@ class HttpExchange(CallerSide):
         if data:
             self._read_head(data)
         self._read_on()
-        if self._half_closed and self._asking == Asking.HEAD:
+        if self._half_closed and self._asking == Asking.HEAD and not self._pipelined:
             self._close()
 
     def _tunnel(self, answer: ResponseHead, early: bytes) -> None:
