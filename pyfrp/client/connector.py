@@ -63,6 +63,7 @@ async def dial(route: Route) -> tuple[Endpoint, bytes]:
         timeout_s=route.dial_timeout_s,
         keepalive_s=route.keepalive_s,
         local_ip=route.local_ip,
+        link=True,
     )
     early = held.early
     if held.ended:

@@ -42,6 +42,7 @@ async def dial_tcp(
     timeout_s: float,
     keepalive_s: float = 0,
     local_ip: str = "",
+    link: bool = False,
 ) -> tuple[Endpoint, Held]:
     """Connect to `host:port`, trying each of its addresses, under one deadline for all.
 
@@ -78,7 +79,8 @@ async def dial_tcp(
             continue
         transport.pause_reading()
         tune(transport)
-        bound_unsent(transport.get_extra_info("socket"))
+        if link:
+            bound_unsent(transport.get_extra_info("socket"))
         if keepalive_s > 0:
             set_keepalive(transport.get_extra_info("socket"), keepalive_s)
         return transport, held

@@ -56,12 +56,18 @@ class Sniffer(asyncio.Protocol):
 
 
 async def listen(
-    factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, *, keepalive_s: float
+    factory: Callable[[], asyncio.BaseProtocol],
+    host: str,
+    port: int,
+    *,
+    keepalive_s: float,
+    links: bool = False,
 ) -> asyncio.Server:
     """Listen on TCP `host:port`.
 
     Args:
         keepalive_s: For accepted connections, which inherit it; 0 or less for none.
+        links: Whether they are links, on which much waits behind what the kernel holds.
 
     Raises:
         OSError: with the system's reason; `bind_error` makes a sentence of it.
@@ -71,7 +77,8 @@ async def listen(
     )
     for sock in server.sockets:
         set_keepalive(sock, keepalive_s)
-        bound_unsent(sock)
+        if links:
+            bound_unsent(sock)
     return server
 
 

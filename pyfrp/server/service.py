@@ -102,7 +102,7 @@ class Server:
             report=self.report,
         )
         try:
-            await self._listen(self._acceptor.protocol, cfg.bind_addr, cfg.bind_port)
+            await self._listen(self._acceptor.protocol, cfg.bind_addr, cfg.bind_port, links=True)
             self.log.info(f"frps tcp listen on {format_address((cfg.bind_addr, cfg.bind_port))}")
             if self.http is not None:
                 address = (cfg.proxy_bind_addr, cfg.vhost_http_port)
@@ -115,9 +115,11 @@ class Server:
         self.log.info("tls certificate", fingerprint=context.fingerprint)
         self.log.info("frps started successfully")
 
-    async def _listen(self, factory: Any, host: str, port: int) -> None:
+    async def _listen(self, factory: Any, host: str, port: int, *, links: bool = False) -> None:
         try:
-            self._listeners.append(await listen(factory, host, port, keepalive_s=self.keepalive_s))
+            self._listeners.append(
+                await listen(factory, host, port, keepalive_s=self.keepalive_s, links=links)
+            )
         except OSError as exc:
             raise ConfigError(
                 f"create server listener error, {bind_error(host, port, exc)}"
