@@ -164,6 +164,19 @@ async def test_a_refused_request_in_a_pipeline_does_not_stop_it():
         assert [status for status, _ in split_answers(caller.sent)] == [200, 404, 200]
 
 
+async def test_a_pipeline_that_ends_its_side_is_answered_to_its_last_request():
+    async with vhost() as v:
+        caller = await v.ask(get("/1") + get("/2", host="unknown.test") + get("/3"))
+        caller.end()
+        v.service.feed(answer(b"1"))
+        await turns()
+        v.service.feed(answer(b"3"))
+        await turns()
+        received = caller.sent.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+        assert [status for status, _ in split_answers(received)] == [200, 404, 200]
+        assert caller.closed
+
+
 async def test_a_long_pipeline_is_not_read_ahead_without_bound():
     async with vhost() as v:
         caller = await v.ask(get("/first"))
