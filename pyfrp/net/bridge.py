@@ -66,7 +66,7 @@ class Bridge:
 
     Args:
         near, far: The endpoints; this sets their protocols.
-        early: Bytes that came from `near` before the bridge.
+        early, far_early: Bytes that came from `near`, and from `far`, before the bridge.
         near_ended, far_ended: Whether their EOF came before the bridge, too.
         on_close: Called once, with this bridge, when both endpoints are gone.
     """
@@ -79,6 +79,7 @@ class Bridge:
         far: Endpoint,
         *,
         early: bytes = b"",
+        far_early: bytes = b"",
         near_ended: bool = False,
         far_ended: bool = False,
         on_close: Callable[[Bridge], None] | None = None,
@@ -91,8 +92,6 @@ class Bridge:
         self.far.far = self.near
         near.set_protocol(self.near)
         far.set_protocol(self.far)
-        if early:
-            self.near.data_received(early)
         if near.is_closing() or far.is_closing():
             # An endpoint lost before its protocol was set reports to nobody.
             self._left = 0
@@ -100,6 +99,10 @@ class Bridge:
             if on_close is not None:
                 asyncio.get_running_loop().call_soon(on_close, self)
             return
+        if early:
+            self.near.data_received(early)
+        if far_early:
+            self.far.data_received(far_early)
         for leg, ended in ((self.far, far_ended), (self.near, near_ended)):
             if not ended:
                 # Early bytes may have filled the other end: it says so once, and resumes us then.

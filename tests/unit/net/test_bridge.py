@@ -47,12 +47,14 @@ async def test_bytes_pass_both_ways_and_are_counted():
 
 
 async def test_bytes_read_ahead_come_first_and_count():
-    scene = Bridged(early=b"early ")
+    scene = Bridged(early=b"early ", far_early=b"greeting ")
     scene.user.write(b"late")
+    scene.service.write(b"and more")
     scene.start()
     await turns()
     assert scene.service_reader.data == b"early late"
-    assert scene.bridge.near.received == 10
+    assert scene.user_reader.data == b"greeting and more"
+    assert (scene.bridge.near.received, scene.bridge.far.received) == (10, 17)
 
 
 @pytest.mark.parametrize("first", ["user", "service"])
@@ -143,7 +145,7 @@ async def test_aborting_drops_both_ends_and_tells_once():
 @pytest.mark.parametrize("told", [False, True])
 async def test_an_endpoint_lost_before_the_bridge_ends_it_at_once(which, told):
     """`told`: its loss went to an earlier protocol already, so no other will hear of it."""
-    scene = Bridged(early=b"x" if which == "near" else b"")
+    scene = Bridged(early=b"x", far_early=b"y")
     for name in ("near", "far"):
         if which in (name, "both"):
             end = getattr(scene, name)
@@ -226,6 +228,18 @@ async def test_early_bytes_that_fill_the_far_end_keep_the_near_one_stopped():
     scene.service.resume_reading()
     await turns()
     assert len(scene.service_reader.data) == HIGH_WATER + 5
+
+
+async def test_a_greeting_that_fills_the_near_end_keeps_the_far_one_stopped():
+    scene = Bridged(far_early=bytes(HIGH_WATER + 1))
+    scene.user.pause_reading()
+    scene.service.write(b"more")
+    scene.start()
+    await turns()
+    assert scene.far.paused
+    scene.user.resume_reading()
+    await turns()
+    assert len(scene.user_reader.data) == HIGH_WATER + 5
 
 
 async def test_an_end_that_drains_after_its_source_was_lost_resumes_nobody():
