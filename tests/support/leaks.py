@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from dataclasses import dataclass, field
 
 from tests.support.ports import claim_handles
@@ -34,6 +35,7 @@ class Sight:
 
     def __sub__(self, before: Sight) -> Sight:
         new = {fd: what for fd, what in self.fds.items() if before.fds.get(fd) != what}
+        new = {fd: what for fd, what in new.items() if not _is_a_loops_own(fd, what)}
         return Sight(self.tasks - before.tasks, _described(new) if new else {})
 
     def __bool__(self) -> bool:
@@ -62,11 +64,24 @@ def _open_descriptors() -> dict[int, str]:
     return found
 
 
-def _described(fds: dict[int, str]) -> dict[int, str]:
-    """Say which addresses sockets have; leave out what belongs to loops.
+def _is_a_loops_own(fd: int, what: str) -> bool:
+    """Tell what loops keep for themselves: a spare descriptor, epoll, eventfd, socket pairs.
 
-    A uvloop loop makes a new socket pair for signals each time it is run.
+    A uvloop loop makes a new pair of unix sockets for signals each time it is run.
     """
+    if what == os.devnull or what.startswith("anon_inode:"):
+        return True
+    if not what.startswith("socket:"):
+        return False
+    try:
+        with socket.socket(fileno=os.dup(fd)) as copy:
+            return copy.family == socket.AF_UNIX
+    except OSError:
+        return True  # It is closed by now.
+
+
+def _described(fds: dict[int, str]) -> dict[int, str]:
+    """Say which addresses sockets have."""
     addresses: dict[str, str] = {}
     for family in ("tcp", "tcp6", "udp", "udp6"):
         try:
@@ -77,15 +92,7 @@ def _described(fds: dict[int, str]) -> dict[int, str]:
         for row in rows:
             local, remote = (int(part.rpartition(":")[2], 16) for part in row[1:3])
             addresses[f"socket:[{row[9]}]"] = f"{family} port {local} to {remote} state {row[3]}"
-    named = {}
-    for fd, what in fds.items():
-        if what == os.devnull or what.startswith("anon_inode:"):
-            continue  # What loops keep for themselves: a spare descriptor, epoll, eventfd.
-        if not what.startswith("socket:"):
-            named[fd] = what
-        elif what in addresses:
-            named[fd] = f"{what} {addresses[what]}"
-    return named
+    return {fd: f"{what} {addresses.get(what, '')}".rstrip() for fd, what in fds.items()}
 
 
 def look() -> Sight:
