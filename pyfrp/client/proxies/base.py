@@ -119,9 +119,12 @@ class ClientProxy:
         work, early = wrap_payload(
             work, early, key=self._key, compress=cfg.transport.use_compression
         )
-        if held.early:
-            work.write(held.early)
         bridge = Bridge(
-            work, local, early=early, far_ended=held.ended, on_close=control.bridge_closed
+            work,
+            local,
+            early=early,
+            far_early=held.early,
+            far_ended=held.ended,
+            on_close=control.bridge_closed,
         )
         control.bridges[bridge] = None

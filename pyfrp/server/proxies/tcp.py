@@ -80,12 +80,11 @@ class TCPProxy(ServerProxy):
             return
         if not held.ended:
             user.pause_reading()
-        if early:
-            user.write(early)
         bridge = Bridge(
             user,
             work,
             early=held.early,
+            far_early=early,
             near_ended=held.ended,
             on_close=self.server.bridge_closed,
         )
