@@ -212,6 +212,9 @@ class Relay:
             assert near.transport is not None
             reset(near.transport)
             return
+        except asyncio.CancelledError:
+            raw.close()  # The relay stops while this one is still dialling.
+            raise
         if near.lost:
             assert far.transport is not None
             far.transport.close()
