@@ -1,0 +1,469 @@
+"""One session with a server: proxies, work connections, heartbeats, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+
+from pyfrp.auth.token import auth_key
+from pyfrp.client import control as module
+from pyfrp.client.proxies import base
+from pyfrp.client.proxies.base import Phase
+from pyfrp.errors import DialError, IdleTimeout, LinkError, PeerClosed
+from pyfrp.net.payload import wrap_payload
+from pyfrp.wire.cfb import derive_key
+from pyfrp.wire.messages import (
+    CloseProxy,
+    LoginResp,
+    NewProxy,
+    NewProxyResp,
+    Ping,
+    Pong,
+    ReqWorkConn,
+    StartWorkConn,
+)
+from tests.support.waiting import until, within
+from tests.unit.client.scene import TOKEN, session, tcp
+from tests.unit.net.ends import Reader, turns
+
+
+@asynccontextmanager
+async def service(answer=None):
+    """A local service: echoes, or does what `answer(reader, writer)` does. Its port."""
+    tasks = set()
+
+    async def serve(reader, writer):
+        tasks.add(asyncio.current_task())
+        try:
+            if answer is not None:
+                await answer(reader, writer)
+            else:
+                while data := await reader.read(65536):
+                    writer.write(data)
+                    await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+        except ConnectionError:
+            pass  # The far end left first.
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        if tasks:
+            await within(asyncio.wait(tasks), 10, "the service's connections to end")
+
+
+def nobody():
+    """A port where nothing listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+async def start(s, name="ssh", **fields):
+    """Have a work connection started for a proxy; the raw endpoint and its reader."""
+    conn = await s.request()
+    conn.write(StartWorkConn(proxy_name=name, src_addr="203.0.113.9", src_port=1, **fields))
+    endpoint, early = conn.detach()
+    reader = Reader()
+    endpoint.set_protocol(reader)
+    if early:
+        reader.data_received(early)
+    endpoint.resume_reading()
+    return endpoint, reader
+
+
+# -- proxies ------------------------------------------------------------------------------------
+
+
+async def test_every_proxy_is_asked_for_at_once():
+    async with session(tcp("a", 1), tcp("b", 2), tcp("c", 3)) as s:
+        asked = [await s.read() for _ in range(3)]
+        assert [msg.proxy_name for msg in asked] == ["a", "b", "c"]
+        assert all(isinstance(msg, NewProxy) for msg in asked)
+        await turns()
+        assert {p.phase for p in s.proxies} == {Phase.WAIT_START}
+
+
+async def test_a_session_without_proxies_waits_for_some():
+    async with session() as s:
+        await turns()
+        assert not s.task.done()
+
+
+async def test_answers_reach_their_proxy():
+    async with session(tcp("a", 1), tcp("b", 2)) as s:
+        await s.read()
+        await s.read()
+        s.server.write(NewProxyResp(proxy_name="b", error="port already used"))
+        s.server.write(NewProxyResp(proxy_name="a", remote_addr=":6000"))
+        s.server.write(NewProxyResp(proxy_name="stranger", remote_addr=":1"))
+        await turns()
+        assert [p.phase for p in s.proxies] == [Phase.RUNNING, Phase.START_ERROR]
+        assert s.proxies[1].error == "port already used"
+
+
+async def test_a_refused_proxy_is_asked_for_again(monkeypatch):
+    monkeypatch.setattr(base, "RETRY_S", 0.03)
+    async with session(tcp("a", 1)) as s:
+        for attempt in range(3):
+            assert (await s.read()).proxy_name == "a"
+            s.server.write(NewProxyResp(proxy_name="a", error=f"no {attempt}"))
+        await s.accept("a")
+        assert s.proxies[0].phase is Phase.RUNNING
+
+
+async def test_an_unanswered_proxy_is_asked_for_again(monkeypatch):
+    monkeypatch.setattr(base, "ANSWER_S", 0.03)
+    async with session(tcp("a", 1), tcp("b", 2)) as s:
+        names = [(await s.read()).proxy_name for _ in range(4)]
+        assert sorted(names) == ["a", "a", "b", "b"]
+
+
+async def test_a_proxy_too_long_for_the_protocol_is_told_so_and_hurts_no_other():
+    long = tcp("long", 1, metadatas={f"key{n}": "x" * 500 for n in range(30)})
+    async with session(long, tcp("fine", 2)) as s:
+        assert (await s.read()).proxy_name == "fine"
+        assert s.proxies[0].phase is Phase.START_ERROR
+        assert "too long" in s.proxies[0].error
+
+
+async def test_a_new_session_asks_for_everything_anew():
+    async with session(tcp("a", 1)) as s:
+        await s.accept("a")
+        assert s.proxies[0].phase is Phase.RUNNING
+        s.proxies[0].reset(s.log)
+        assert s.proxies[0].phase is Phase.NEW
+
+
+# -- work connections ---------------------------------------------------------------------------
+
+
+async def test_a_user_is_joined_with_the_local_service():
+    async with service() as port, session(tcp("ssh", port)) as s:
+        await s.accept("ssh")
+        endpoint, reader = await start(s)
+        endpoint.write(b"hello")
+        assert await reader.until_data(5) == b"hello"
+        endpoint.write_eof()
+        await reader.until_ended()
+        assert reader.data == b"hello"
+        await until(lambda: not s.control.bridges, "the bridge to close")
+
+
+async def test_bytes_and_the_end_that_come_with_the_start_are_not_lost():
+    """All a user had to say may be there before the client has dialled."""
+    async with service() as port, session(tcp("ssh", port)) as s:
+        await s.accept("ssh")
+        conn = await s.request()
+        conn.write(StartWorkConn(proxy_name="ssh"))
+        endpoint, _ = conn.detach()
+        endpoint.write(b"all of it")
+        endpoint.write_eof()
+        reader = Reader()
+        endpoint.set_protocol(reader)
+        endpoint.resume_reading()
+        await reader.until_ended()
+        assert reader.data == b"all of it"
+
+
+async def test_a_service_that_speaks_first_is_heard():
+    async def greet(reader, writer):
+        writer.write(b"220 hello\r\n")
+        writer.write_eof()
+        await reader.read()
+
+    async with service(greet) as port, session(tcp("smtp", port)) as s:
+        await s.accept("smtp")
+        endpoint, reader = await start(s, "smtp")
+        await reader.until_ended()
+        assert reader.data == b"220 hello\r\n"
+        endpoint.write_eof()
+        await until(lambda: not s.control.bridges, "the bridge to close")
+
+
+@pytest.mark.parametrize(("encrypt", "compress"), [(True, False), (False, True), (True, True)])
+async def test_the_payload_is_as_the_file_says(encrypt, compress):
+    transport = {"useEncryption": encrypt, "useCompression": compress}
+    async with service() as port, session(tcp("ssh", port, transport=transport)) as s:
+        msg = await s.read()
+        assert (msg.use_encryption, msg.use_compression) == (encrypt, compress)
+        s.server.write(NewProxyResp(proxy_name="ssh", remote_addr=":1"))
+        conn = await s.request()
+        conn.write(StartWorkConn(proxy_name="ssh"))
+        endpoint, early = conn.detach()
+        key = derive_key(TOKEN) if encrypt else None
+        plain, _ = wrap_payload(endpoint, early, key=key, compress=compress)
+        reader = Reader()
+        plain.set_protocol(reader)
+        plain.resume_reading()
+        plain.write(b"hello " * 100)
+        assert await reader.until_data(600) == b"hello " * 100
+        plain.abort()
+
+
+async def test_a_service_that_refuses_closes_the_work_connection_and_is_named():
+    port = nobody()
+    async with session(tcp("ssh", port)) as s:
+        await s.accept("ssh")
+        _, reader = await start(s)
+        await reader.until_ended()
+        assert s.log.has(f"connect to local service [127.0.0.1:{port}] error: ", "error")
+        assert s.log.has("connection refused", "error")
+
+
+async def test_a_user_who_leaves_during_the_dial_leaves_nothing_behind(monkeypatch):
+    gate = asyncio.Event()
+    real = base.dial_tcp
+
+    async def slow(*args, **kw):
+        await gate.wait()
+        return await real(*args, **kw)
+
+    monkeypatch.setattr(base, "dial_tcp", slow)
+    async with service() as port, session(tcp("ssh", port)) as s:
+        await s.accept("ssh")
+        endpoint, _ = await start(s)
+        await turns()
+        endpoint.abort()
+        await turns()
+        gate.set()
+        await until(lambda: len(s.control._scope) == 1, "the work connection to end")
+        await until(lambda: not s.control.bridges, "the bridge to close")
+
+
+@pytest.mark.parametrize("name", ["stranger", ""])
+async def test_a_start_for_nobody_closes_without_a_word(name):
+    async with session(tcp("ssh", 1)) as s:
+        await s.accept("ssh")
+        _, reader = await start(s, name)
+        await reader.until_ended()
+        assert not s.log.events("error")
+
+
+async def test_a_start_for_a_proxy_that_does_not_run_closes_without_a_word():
+    async with session(tcp("ssh", 1)) as s:
+        await s.read()
+        _, reader = await start(s)
+        await reader.until_ended()
+        assert not s.log.events("error")
+
+
+async def test_a_start_with_an_error_is_logged_and_closed():
+    async with session(tcp("ssh", 1)) as s:
+        await s.accept("ssh")
+        _, reader = await start(s, error="token in NewWorkConn doesn't match")
+        await reader.until_ended()
+        assert s.log.has("StartWorkConn contains error: token in NewWorkConn", "error")
+
+
+@pytest.mark.parametrize("what", ["nonsense", "other message", "close", "abort"])
+async def test_a_work_connection_that_goes_wrong_costs_only_itself(what):
+    async with service() as port, session(tcp("ssh", port)) as s:
+        await s.accept("ssh")
+        conn = await s.request()
+        if what == "nonsense":
+            conn.endpoint.write(b"\x00" * 20)
+        elif what == "other message":
+            conn.write(LoginResp())
+        elif what == "close":
+            conn.close()
+        else:
+            conn.abort()
+        await turns()
+        endpoint, reader = await start(s)
+        endpoint.write(b"fine")
+        assert await reader.until_data(4) == b"fine"
+        endpoint.abort()
+
+
+async def test_work_connections_carry_a_key_where_the_scope_asks_for_it():
+    async with session(tcp("ssh", 1), scopes=["NewWorkConns"]) as s:
+        await s.accept("ssh")
+        await s.request()
+        now = s.introduced.timestamp
+        assert abs(now - time.time()) < 60
+        assert s.introduced.privilege_key == auth_key(TOKEN, now)
+        assert s.introduced.run_id == "run-1"
+    async with session(tcp("ssh", 1)) as s:
+        await s.accept("ssh")
+        await s.request()
+        assert (s.introduced.privilege_key, s.introduced.timestamp) == ("", 0)
+
+
+async def test_a_flood_of_requests_is_answered_in_order_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(module, "MAX_OPENING", 4)
+    async with session(tcp("ssh", 1)) as s:
+        await s.accept("ssh")
+        for _ in range(50):
+            s.server.write(ReqWorkConn())
+        await until(lambda: len(s.connector.opened) == 50, "all work connections")
+
+
+async def test_a_server_that_cannot_be_dialled_for_a_work_connection_is_not_left():
+    async with session(tcp("ssh", 1)) as s:
+        await s.accept("ssh")
+        s.connector.refusal = DialError("refused")
+        s.server.write(ReqWorkConn())
+        await turns()
+        assert not s.task.done()
+        assert s.log.has("work connection closed before its use", "debug")
+
+
+async def test_a_link_that_opens_no_more_connections_is_left():
+    async with session(tcp("ssh", 1)) as s:
+        await s.accept("ssh")
+        s.connector.refusal = PeerClosed("this mux session opens no more streams")
+        s.server.write(ReqWorkConn())
+        assert "no more streams" in str(await s.over())
+
+
+# -- heartbeats ---------------------------------------------------------------------------------
+
+
+async def test_the_first_ping_goes_out_at_once_and_the_next_after_the_interval():
+    async with session(interval_s=0.02) as s:
+        assert [await s.read() for _ in range(3)] == [Ping()] * 3
+
+
+async def test_without_an_interval_nobody_pings():
+    async with session(interval_s=-1.0, timeout_s=0.01) as s:
+        await turns(50)
+        assert s.far.unread == 0
+        assert not s.task.done()
+
+
+async def test_pings_carry_a_key_where_the_scope_asks_for_it():
+    async with session(interval_s=30.0, scopes=["HeartBeats"]) as s:
+        ping = await s.read()
+        assert ping.privilege_key == auth_key(TOKEN, ping.timestamp)
+
+
+async def test_a_server_that_does_not_answer_is_left():
+    async with session(interval_s=0.01, timeout_s=0.05) as s:
+        cause = await s.over()
+        assert isinstance(cause, IdleTimeout)
+        assert s.log.has("heartbeat timeout", "warning")
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere on the link"])
+async def test_any_byte_of_the_server_counts_as_life(where):
+    async with session(interval_s=0.01, timeout_s=100.0) as s:
+        now = s.control._clock()
+        s.control._clock = lambda: now
+        for _ in range(5):
+            await s.read()
+            now += 60
+            if where == "here":
+                s.server.write(Pong())
+                await until(lambda: s.control._heard == now, "the pong")
+            else:
+                s.connector.when = now
+        assert not s.task.done()
+        now += 101
+        assert isinstance(await s.over(), IdleTimeout)
+
+
+async def test_a_pong_with_an_error_ends_the_session():
+    async with session(interval_s=30.0) as s:
+        await s.read()
+        s.server.write(Pong(error="invalid authentication"))
+        assert "invalid authentication" in str(await s.over())
+        assert s.log.has("pong message contains error: invalid authentication", "error")
+
+
+# -- the end ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["close", "abort", "nonsense", "end"])
+async def test_the_session_ends_with_its_connection_and_says_why(how):
+    async with service() as port, session(tcp("ssh", port)) as s:
+        await s.accept("ssh")
+        endpoint, reader = await start(s)
+        endpoint.write(b"x")
+        await reader.until_data(1)
+        waiting = await s.request()
+        if how == "close":
+            s.server.close()
+        elif how == "abort":
+            s.server.abort()
+        elif how == "nonsense":
+            s.far.write(b"\x00" * 20)
+        else:
+            s.control.end(LinkError("our choice"))
+        cause = await s.over()
+        assert str(cause)
+        if how == "end":
+            assert str(cause) == "our choice"
+        # Everything of it is gone with it.
+        assert await reader.until_lost() is not None
+        with pytest.raises(PeerClosed):
+            await within(waiting.read(), 5, "the end of what waited")
+
+
+async def test_the_first_cause_is_the_one_that_is_told():
+    async with session() as s:
+        s.control.end(LinkError("first"))
+        s.control.end(LinkError("second"))
+        assert str(await s.over()) == "first"
+
+
+async def test_draining_withdraws_the_proxies_and_waits_for_users():
+    async with service() as port, session(tcp("ssh", port), tcp("new", 1)) as s:
+        msgs = [await s.read(), await s.read()]
+        assert len(msgs) == 2
+        s.server.write(NewProxyResp(proxy_name="ssh", remote_addr=":1"))
+        await turns()
+        endpoint, reader = await start(s)
+        endpoint.write(b"x")
+        await reader.until_data(1)
+        draining = asyncio.get_running_loop().create_task(s.control.drain())
+        assert await s.read() == CloseProxy(proxy_name="ssh")
+        assert not draining.done()
+        # No new users ...
+        opened = len(s.connector.opened)
+        s.server.write(ReqWorkConn())
+        await turns()
+        assert len(s.connector.opened) == opened
+        # ... while those who are there go on.
+        endpoint.write(b"y")
+        assert await reader.until_data(2) == b"xy"
+        endpoint.close()
+        await within(draining, 5, "the drain")
+
+
+async def test_a_drain_ends_with_the_session():
+    async with service() as port, session(tcp("ssh", port)) as s:
+        await s.accept("ssh")
+        endpoint, reader = await start(s)
+        endpoint.write(b"x")
+        await reader.until_data(1)
+        draining = asyncio.get_running_loop().create_task(s.control.drain())
+        await turns()
+        s.server.abort()
+        await within(draining, 5, "the drain")
+
+
+async def test_a_server_that_never_reads_is_left(monkeypatch):
+    monkeypatch.setattr(module, "DRAIN_S", 0.05)
+    monkeypatch.setattr(base, "ANSWER_S", 0.0)
+    async with session(*[tcp(f"p{n}", 1) for n in range(50)]) as s:
+        s.near.high = 1000
+        cause = await s.over()
+        assert "does not read" in str(cause)
+
+
+async def test_messages_that_mean_nothing_here_are_ignored():
+    async with session(tcp("ssh", 1)) as s:
+        for msg in (LoginResp(), NewProxy(proxy_name="x"), StartWorkConn(), Ping()):
+            s.server.write(msg)
+        await s.accept("ssh")
+        assert s.proxies[0].phase is Phase.RUNNING

@@ -1,0 +1,167 @@
+"""The state machine of a client's proxy, and what it asks the server for."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyfrp.client.proxies import PROXY_TYPES
+from pyfrp.client.proxies.base import ANSWER_S, RETRY_S, Phase
+from pyfrp.config import client_from_dict
+from pyfrp.wire.messages import NewProxy
+from tests.unit.server.scene import Log
+
+
+def proxy(**table):
+    table = {"name": "web", "type": "tcp", "localPort": 4000, "remotePort": 6000, **table}
+    if table["type"] == "http":
+        del table["remotePort"]
+    cfg = client_from_dict({"serverAddr": "127.0.0.1", "proxies": [table]})
+    made = PROXY_TYPES[table["type"]](cfg.proxies[0], "alice.web", "token")
+    made.log = Log()
+    return made
+
+
+# -- requests -----------------------------------------------------------------------------------
+
+
+def test_a_tcp_proxy_asks_for_its_port():
+    assert proxy().request() == NewProxy(proxy_name="alice.web", proxy_type="tcp", remote_port=6000)
+
+
+def test_every_field_of_an_http_proxy_goes_where_frp_has_it():
+    made = proxy(
+        type="http",
+        customDomains=["a.test", "b.test"],
+        subdomain="s",
+        locations=["/x"],
+        httpUser="u",
+        httpPassword="p",
+        hostHeaderRewrite="h.test",
+        requestHeaders={"set": {"X-A": "1"}},
+        responseHeaders={"set": {"X-B": "2"}},
+        routeByHTTPUser="r",
+        metadatas={"m": "1"},
+        annotations={"a": "2"},
+        transport={"useEncryption": True, "useCompression": True},
+    )
+    assert made.request() == NewProxy(
+        proxy_name="alice.web",
+        proxy_type="http",
+        custom_domains=["a.test", "b.test"],
+        subdomain="s",
+        locations=["/x"],
+        http_user="u",
+        http_pwd="p",
+        host_header_rewrite="h.test",
+        headers={"X-A": "1"},
+        response_headers={"X-B": "2"},
+        route_by_http_user="r",
+        metas={"m": "1"},
+        annotations={"a": "2"},
+        use_encryption=True,
+        use_compression=True,
+    )
+
+
+# -- states -------------------------------------------------------------------------------------
+
+
+def test_a_new_proxy_is_due_at_once():
+    made = proxy()
+    assert made.phase is Phase.NEW
+    assert made.due(100.0) == 100.0
+
+
+def test_a_proxy_that_was_accepted_runs_until_the_session_ends():
+    made = proxy()
+    made.requested(100.0)
+    assert made.phase is Phase.WAIT_START
+    made.answered(":6000", "", 101.0)
+    assert made.phase is Phase.RUNNING
+    assert made.remote_addr == ":6000"
+    assert made.due(1e9) == math.inf
+    assert made.log.has("start proxy success", "info")
+    made.reset(made.log)
+    assert made.phase is Phase.NEW
+
+
+def test_a_proxy_that_was_refused_is_tried_again_for_ever():
+    made = proxy()
+    now = 100.0
+    for attempt in range(5):
+        assert made.due(now) <= now
+        made.requested(now)
+        made.answered("", f"no {attempt}", now)
+        assert made.phase is Phase.START_ERROR
+        assert made.error == f"no {attempt}"
+        assert made.due(now) == now + RETRY_S
+        now += RETRY_S
+    assert made.log.has("start error: no 4", "warning")
+    made.requested(now)
+    made.answered(":1", "", now)
+    assert made.error == ""
+
+
+def test_a_request_without_an_answer_is_sent_again():
+    made = proxy()
+    made.requested(100.0)
+    assert made.due(100.0) == 100.0 + ANSWER_S
+    made.requested(100.0 + ANSWER_S)
+    assert made.due(0) == 100.0 + 2 * ANSWER_S
+
+
+@pytest.mark.parametrize("phase", [Phase.NEW, Phase.START_ERROR, Phase.RUNNING, Phase.CLOSED])
+@pytest.mark.parametrize("error", ["", "late refusal"])
+def test_an_answer_that_nobody_waits_for_is_ignored(phase, error):
+    made = proxy()
+    made.phase = phase
+    made.answered(":9", error, 5.0)
+    assert made.phase is phase
+    assert made.remote_addr == ""
+
+
+def test_a_closed_proxy_is_never_due():
+    made = proxy()
+    made.phase = Phase.CLOSED
+    assert made.due(1e12) == math.inf
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.just(("tick",)),
+            st.tuples(st.just("answer"), st.sampled_from(["", "no"])),
+            st.just(("reset",)),
+        ),
+        max_size=40,
+    ),
+    st.lists(st.floats(0.1, 60), max_size=40),
+)
+def test_a_proxy_never_asks_twice_within_its_waits(steps, times):
+    """The rule of frp's `proxy_wrapper.go`, whatever the server answers and when."""
+    made = proxy()
+    now = 0.0
+    asked = None
+    refused = None
+    for number, step in enumerate(steps):
+        now += times[number % len(times)] if times else 1.0
+        if step[0] == "reset":
+            made.reset(made.log)
+            asked = refused = None
+        elif step[0] == "answer":
+            waiting = made.phase is Phase.WAIT_START
+            made.answered(":1", step[1], now)
+            if waiting:
+                refused = now if step[1] else None
+        elif made.due(now) <= now:
+            assert made.phase is not Phase.RUNNING
+            if made.phase is Phase.WAIT_START:
+                assert now - asked >= ANSWER_S
+            elif made.phase is Phase.START_ERROR:
+                assert now - refused >= RETRY_S
+            made.requested(now)
+            asked = now
