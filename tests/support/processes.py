@@ -236,7 +236,7 @@ class Program:
                 )
             return None
 
-        return await until(found, f"{self.stem} to say {pattern!r}", limit_s)
+        return await until(found, f"{self.stem} to say {pattern!r}", limit_s, 0.02)
 
     # --- what the kernel says ---------------------------------------------------------
 
