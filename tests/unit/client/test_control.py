@@ -364,7 +364,7 @@ async def test_any_byte_of_the_server_counts_as_life(where):
             now += 60
             if where == "here":
                 s.server.write(Pong())
-                await until(lambda: s.control._heard == now, "the pong")
+                await until(lambda at=now: s.control._heard == at, "the pong")
             else:
                 s.connector.when = now
         assert not s.task.done()
