@@ -304,7 +304,7 @@ class Caller:
             async with asyncio.timeout(self.limit_s):
                 while data := await self.reader.read(65536):
                     pieces.append(data)
-        except ConnectionError:
+        except OSError:
             pass  # A reset ends the answer as well; what came before it counts.
         except TimeoutError:
             raise AssertionError(
