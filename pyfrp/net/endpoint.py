@@ -59,7 +59,7 @@ def set_keepalive(sock: Any, seconds: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, whole)
         if hasattr(socket, "TCP_KEEPINTVL"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(whole, 75))
-    except OSError:
+    except (OSError, ValueError):  # uvloop has the latter for a closed socket.
         pass  # The peer is gone already; connection_lost will follow.
 
 
@@ -74,7 +74,7 @@ def bound_unsent(sock: Any) -> None:
     if option is not None:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
-        except OSError:
+        except (OSError, ValueError):
             pass  # Not on this system, or the peer is gone already.
 
 

@@ -91,10 +91,24 @@ def test_keepalive_is_set_for_a_positive_number_of_seconds(seconds, on):
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) <= 75
 
 
-def test_keepalive_of_a_closed_socket_is_nobodys_error():
-    sock = socket.socket()
-    sock.close()
-    endpoint.set_keepalive(sock, 10)
+async def test_options_of_a_closed_socket_are_nobodys_error(loop_kind):
+    """uvloop says ValueError where asyncio says OSError."""
+    reader = Reader()
+    async with tcp_to_raw(lambda: reader) as (transport, _):
+        sock = transport.get_extra_info("socket")
+        transport.abort()
+        await reader.until_lost()
+        await turns()
+        endpoint.set_keepalive(sock, 10)
+        endpoint.bound_unsent(sock)
+
+
+async def test_the_kernel_holds_little_that_it_has_not_sent(loop_kind):
+    async with tcp_pair() as (near, _):
+        sock = near.get_extra_info("socket")
+        endpoint.bound_unsent(sock)
+        bound = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+        assert bound == endpoint.UNSENT
 
 
 async def test_addresses_of_a_connection(loop_kind):
