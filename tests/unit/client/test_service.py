@@ -108,6 +108,42 @@ async def test_a_user_reaches_a_service_through_both(loop_kind, mux, tls):
                 user.close()
 
 
+@pytest.mark.parametrize("mux", [True, False])
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_users_who_say_all_they_have_at_once_lose_nothing(loop_kind, mux, leaves):
+    """Their bytes and their end are there before the work connection is; some do not even wait."""
+    received = []
+
+    async def collect(reader, writer):
+        data = await reader.read()
+        received.append(data)
+        writer.write(b"got %d" % len(data))
+
+    port, remote = free_port(), free_port()
+    async with service(collect) as local, serving(port, mux=mux) as server:
+        proxy = {"name": "sink", "type": "tcp", "localPort": local, "remotePort": remote}
+        # A work connection that is TLS itself ends both ways at once.
+        cfg = client_of(port, mux=mux, tls=mux, proxies=[proxy])
+        async with running(cfg) as client:
+            await until(lambda: client._proxies[0].remote_addr, "the proxy")
+            users = []
+            for number in range(40):
+                user = await come(remote)
+                await user.send(b"%02d" % number * 500)
+                if leaves:
+                    user.close()
+                else:
+                    user.end()
+                users.append(user)
+            await until(lambda: len(received) == 40, "all users at the service")
+            assert sorted(received) == [b"%02d" % number * 500 for number in range(40)]
+            if not leaves:
+                for user in users:
+                    assert await user.receive_all() == b"got 1000"
+                    user.close()
+            await until(lambda: not server.bridges, "the bridges to close")
+
+
 async def test_a_client_comes_back_with_its_run_id_and_its_proxies(loop_kind, quick):
     port, remote = free_port(), free_port()
     async with service() as local:
