@@ -310,6 +310,20 @@ async def test_a_saturated_link_pauses_every_source_and_resumes_them_all(kind, l
         await until(lambda: not any(r.choked for _, r in pairs), "all sources to go on")
 
 
+async def test_a_source_pauses_after_one_more_chunk_while_the_link_is_saturated():
+    async with mux_pair() as (client, _):
+        stream, reader = client.open()
+        await turns()
+        client.mux.pause_writing()
+        stream.write(b"x")
+        assert reader.choked
+        client.mux.resume_writing()
+        await turns()
+        assert not reader.choked
+        stream.write(b"y")
+        assert not reader.choked
+
+
 async def test_control_frames_leave_while_the_link_is_saturated():
     async with mux_pair() as (client, server):
         stream, _ = client.open()

@@ -294,6 +294,26 @@ def test_a_stream_held_again_while_it_is_released_keeps_the_rest():
     assert other.chunks == [b"one", b"two", b"three"]
 
 
+def test_a_reader_that_takes_a_part_earns_credit_for_that_part_only():
+    server = Side(client=False, clock=Clock())
+    server.feed(syn(1))
+    stream = server.accepted[0]
+    stream.hold()
+    server.feed(data_frame(1, bytes(16 * KIB)) * 16)
+    server.take()
+    taken = []
+
+    def stop_at_ten(s, chunk):
+        taken.append(chunk)
+        if len(taken) == 10:
+            s.hold()
+
+    stream.hook = stop_at_ten
+    stream.release()
+    assert stream.held_size == 6 * 16 * KIB
+    assert grants(server.frames(), 1) == [10 * 16 * KIB]
+
+
 def test_a_release_within_a_release_keeps_the_order_and_ends_once():
     near, far = linked()
     stream, other = open_pair(near, far)
