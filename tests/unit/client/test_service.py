@@ -164,7 +164,7 @@ async def test_a_client_comes_back_with_its_run_id_and_its_proxies(loop_kind, qu
             async with serving(port) as second:
                 await until(lambda: len(client.logins) == 3, "the third login")
                 assert list(second.controls) == [run_id]
-                await until(lambda: "echo" in second._proxies, "the proxy")
+                await until(lambda: remote in second.ports._used, "the proxy")
                 user = await come(remote)
                 await user.send(b"back")
                 assert await user.receive_exactly(4) == b"back"
