@@ -29,6 +29,11 @@ class CallerSide(asyncio.Protocol):
         self._ip = self._address[0].encode()
         tune(caller)
 
+    @property
+    def reads(self) -> bool:
+        """Whether the caller's connection is to be read at present."""
+        return self._reading
+
     def abort(self) -> None:
         if self._caller is not None:
             self._caller.abort()

@@ -127,23 +127,22 @@ class HttpExchange(CallerSide):
     def eof_received(self) -> bool:
         """The caller sends no more: gone, or half-closed and waiting for its answer?"""
         self._half_closed = True
+        if self._pipelined:
+            return True  # A request is at hand, and `_next` is about to read it.
         if self._asking != Asking.DONE or self._answering == Answering.OVER:
             return False  # Nothing that could be answered any more.
-        caller = cast(Endpoint, self._caller)
-        head = self._head
-        self._silent = True
-        watch_departure(
-            caller,
-            self._frontend.later,
-            may_probe=self._answering != Answering.BODY and head is not None and head.minor > 0,
-            silent=lambda: self._silent and self._answering == Answering.BODY,
-        )
+        self._watch()
         return True
 
-    @property
-    def reads(self) -> bool:
-        """Whether the caller's connection is to be read at present."""
-        return self._reading
+    def _watch(self) -> None:
+        """Notice when a half-closed caller has in fact left."""
+        self._silent = True
+        watch_departure(
+            cast(Endpoint, self._caller),
+            self._frontend.later,
+            may_probe=self._answering != Answering.BODY and cast(RequestHead, self._head).minor > 0,
+            silent=lambda: self._silent and self._answering == Answering.BODY,
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
@@ -219,7 +218,7 @@ class HttpExchange(CallerSide):
             )
             return
         self._route = route
-        self._frontend.count_request(route)
+        route.requests += 1
         out = http1.rewrite_request_head(head, route.request_edit, self._ip)
         upstream = route.pool.take()
         if upstream is None:
@@ -268,7 +267,7 @@ class HttpExchange(CallerSide):
             upstream = await route.pool.open(self._address)
         except PyfrpError as exc:
             if self._caller is not None and self._route is route:
-                self._frontend.refuse_away(self, route, exc)
+                self._frontend.refuse_away(self, exc)
             return
         if self._caller is None or self._answering != Answering.NONE:
             # The caller left meanwhile; the connection is as good as new for the next one.
@@ -468,7 +467,11 @@ class HttpExchange(CallerSide):
         if data:
             self._read_head(data)
         self._read_on()
-        if self._half_closed and self._asking == Asking.HEAD and not self._pipelined:
+        if not self._half_closed or self._pipelined:
+            return
+        if self._asking == Asking.DONE and self._answering != Answering.OVER:
+            self._watch()
+        elif self._asking != Asking.DONE:
             self._close()
 
     def _tunnel(self, answer: ResponseHead, early: bytes) -> None:

@@ -193,21 +193,18 @@ class HttpFrontend:
         """The one place where a request meets its proxy."""
         return self.router.find(head.host, head.path, head.user)
 
-    def count_request(self, route: HttpRoute) -> None:
-        route.requests += 1
-
     def refuse_unknown(self, exchange: HttpExchange, head: RequestHead) -> None:
         """No route: 404, or 503 when the host is known and its client is away."""
         if self.router.knows(head.host) and not self._frp_errors:
             away = "no client serves this host at the moment"
             exchange.refuse(503, away, stage="route", extra=_RETRY_AFTER)
         else:
-            self._refuse_not_found(exchange, head, "no proxy serves this host and path")
+            self._refuse_not_found(exchange, "no proxy serves this host and path")
 
-    def refuse_away(self, exchange: HttpExchange, route: HttpRoute, exc: PyfrpError) -> None:
+    def refuse_away(self, exchange: HttpExchange, exc: PyfrpError) -> None:
         """The client gave no work connection."""
         if self._frp_errors:
-            self._refuse_not_found(exchange, None, str(exc))
+            self._refuse_not_found(exchange, str(exc))
             return
         away = f"the client does not answer: {exc}"
         exchange.refuse(503, away, stage="work connection", extra=_RETRY_AFTER)
@@ -215,11 +212,11 @@ class HttpFrontend:
     def refuse_dead(self, exchange: HttpExchange, why: str, *, stage: str) -> None:
         """The local service refused, or broke before an answer."""
         if self._frp_errors:
-            self._refuse_not_found(exchange, None, why)
+            self._refuse_not_found(exchange, why)
         else:
             exchange.refuse(502, why, stage=stage)
 
-    def _refuse_not_found(self, exchange: HttpExchange, head: RequestHead | None, why: str) -> None:
+    def _refuse_not_found(self, exchange: HttpExchange, why: str) -> None:
         page = None
         if self._not_found_page:
             try:

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from pyfrp.errors import IdleTimeout
+from pyfrp.vhost.departure import PROBE
 from pyfrp.vhost.exchange import LINGER_S
 from pyfrp.vhost.replay import LIMIT, WITHIN_S
 from tests.unit.vhost.scene import (
@@ -175,6 +176,28 @@ async def test_a_pipeline_that_ends_its_side_is_answered_to_its_last_request():
         received = caller.sent.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
         assert [status for status, _ in split_answers(received)] == [200, 404, 200]
         assert caller.closed
+
+
+async def test_an_end_between_two_pipelined_requests_leaves_the_second_its_answer():
+    async with vhost() as v:
+        caller = await v.ask(get("/1") + get("/2"))
+        v.service.feed(answer(b"1"))
+        caller.end()  # In the turn of the first answer, before the second request has its own.
+        await turns()
+        v.service.feed(answer(b"2"))
+        await turns()
+        received = caller.sent.replace(PROBE, b"")
+        assert split_answers(received) == [(200, b"1"), (200, b"2")]
+        assert caller.closed
+
+
+async def test_who_leaves_between_two_pipelined_requests_stops_the_second():
+    async with vhost() as v:
+        caller = await v.ask(get("/1") + get("/2"))
+        v.service.feed(answer(b"1"))
+        caller.end()
+        await turns()
+        assert PROBE in caller.sent  # Answered with a reset by a socket that was closed.
 
 
 async def test_a_long_pipeline_is_not_read_ahead_without_bound():
