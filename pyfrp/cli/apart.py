@@ -1,11 +1,9 @@
 """Read the configuration in a short-lived process of its own.
 
 What checks a file (pydantic, its models, the parsers) is needed once and would stay for months,
-8 MB in each process. A forked child does it, while this process loads what it will run; with two
-cores that also shortens a start by a third. The result comes back as plain objects with the same
-attributes. Where there is no fork (Windows), the file is read right here.
-
-Measured with `make bench`, rows `memory` and `start`.
+8 MB in each process (`make bench`, row `memory`). A forked child does it, while this process loads
+what it will run. The result comes back as plain objects with the same attributes. Where there is no
+fork (Windows), the file is read right here.
 """
 
 from __future__ import annotations

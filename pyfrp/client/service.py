@@ -67,7 +67,6 @@ class Client:
         self._run_id = ""
         self._control: Control | None = None
         self._stopping = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
 
     def _make(self, proxy: Any) -> ClientProxy:
         name = wire_name(self.cfg.user, proxy.name)
@@ -79,7 +78,6 @@ class Client:
         Raises:
             LoginFailed: see the class.
         """
-        self._task = asyncio.current_task()
         quick_until = 0.0
         quick = 0
         delay = 1.0

@@ -155,7 +155,7 @@ class MuxStream(Stream):
 
 
 class MuxTransport(asyncio.Protocol):
-    """One yamux session over an endpoint; the owner awaits `closed` or passes `on_lost`.
+    """One yamux session over an endpoint.
 
     Args:
         link: A connected endpoint; this becomes its protocol.

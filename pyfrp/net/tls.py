@@ -2,8 +2,7 @@
 
 Our own `SSLObject` over memory BIOs instead of the loop's TLS: one implementation on every loop,
 bytes that were read before TLS was recognised can be replayed, reads go into one shared buffer, and
-everything written in one call becomes as few records as possible. Measured against uvloop's own TLS
-it costs the same per request and less per byte.
+everything written in one call becomes as few records as possible.
 """
 
 from __future__ import annotations

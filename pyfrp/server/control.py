@@ -53,7 +53,6 @@ class Control:
         heard: Callable[[], float],
     ) -> None:
         self.run_id = login.run_id
-        self.user = login.user
         self.log = server.log.bind(run_id=login.run_id)
         self._server = server
         self._conn = conn

@@ -37,7 +37,7 @@ class Link:
     """The connection below one or many streams of a client.
 
     Attributes:
-        trusted: Set once a login, or a work connection of a login, came over it.
+        trusted: Set once a client has logged in over it.
     """
 
     def __init__(self, endpoint: Endpoint, clock: Callable[[], float]) -> None:

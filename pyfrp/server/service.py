@@ -194,7 +194,7 @@ class Server:
         if isinstance(msg, Login):
             await self._login(conn, msg, link)
         elif isinstance(msg, NewWorkConn):
-            self._work_conn(conn, msg, link)
+            self._work_conn(conn, msg)
         elif isinstance(msg, NewVisitorConn):
             error = f"custom listener for [{msg.proxy_name}] doesn't exist"
             summary = self.detail(error, "register visitor conn error")
@@ -208,7 +208,7 @@ class Server:
     async def _login(self, conn: MessageConn, login: Login, link: Link) -> None:
         peer = format_address(peer_address(conn.endpoint))
         try:
-            self.verifier.verify_login(login, _unix_time())
+            self.verifier.verify_login(login, int(time.time()))
         except AuthError as exc:
             self.log.warning(f"register control error: {exc}", peer=peer)
             error = self.detail(str(exc), "register control error")
@@ -233,7 +233,7 @@ class Server:
         self.controls[login.run_id] = control
         await control.run()
 
-    def _work_conn(self, conn: MessageConn, msg: NewWorkConn, link: Link) -> None:
+    def _work_conn(self, conn: MessageConn, msg: NewWorkConn) -> None:
         control = self.controls.get(msg.run_id)
         if control is None:
             self.log.warning(f"no client control found for run id [{msg.run_id}]")
@@ -253,7 +253,3 @@ class Server:
         if early or not control.pool.add(endpoint):
             control.log.debug("work connection pool is full, discarding")
             endpoint.close()
-
-
-def _unix_time() -> int:
-    return int(time.time())

@@ -480,18 +480,15 @@ class HttpExchange(CallerSide):
         route = cast("HttpRoute", self._route)
         rest, self._buffer = self._buffer, b""
         caller = self._hand_over()
-        caller.write(
-            http1.rewrite_response_head(
-                answer,
-                route.response_edit,
-                keep_alive=True,
-                caller_minor=1,
-                dechunk=False,
-                date=self._frontend.date,
-            )
+        out = http1.rewrite_response_head(
+            answer,
+            route.response_edit,
+            keep_alive=True,
+            caller_minor=1,
+            dechunk=False,
+            date=self._frontend.date,
         )
-        if early:
-            caller.write(early)
+        caller.write(out + early)
         caller.pause_reading()
         self._frontend.bridge(caller, upstream.release(), rest)
 

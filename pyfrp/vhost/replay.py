@@ -3,7 +3,9 @@
 A kept work connection may be closed by the local service at the very moment at which a request is
 sent on it. Such a request goes out once more, on a fresh connection, if nothing of an answer came,
 the whole of what was sent is at hand, and the end came at once: a service that worked on the
-request for a while and then died must not get it twice (RFC 9110, 9.2.2).
+request for a while and then died must not get it twice. That goes for POST as well, although RFC
+9110, 9.2.2, tells proxies to leave such a choice to the caller: nearly all calls of an LLM API are
+POSTs, and most services close idle connections after seconds.
 """
 
 from __future__ import annotations

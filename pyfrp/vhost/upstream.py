@@ -8,8 +8,8 @@ from typing import Protocol
 
 from pyfrp.net.endpoint import Endpoint
 
-# Kept by the hundred, last in first out: a handshake per stream instead of one per request is worth
-# a factor of three (tests/perf, `make bench`). What is not needed ends after IDLE_S.
+# Kept by the hundred (frp: 5), last in first out: a handshake per stream, not one per request. What
+# is not needed ends after IDLE_S.
 MAX_IDLE = 512
 IDLE_S = 60.0  # As frp (`pkg/util/vhost/http.go`, IdleConnTimeout).
 
