@@ -7,13 +7,12 @@ is imported before it is needed.
 
 from __future__ import annotations
 
-import importlib
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pyfrp.cli.apart import load_apart
 from pyfrp.cli.flags import FlagParser, UsageError
 from pyfrp.errors import ConfigError, PyfrpError
 from pyfrp.version import __version__
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     import argparse
 
     from pyfrp.config import ClientConfig, ServerConfig
+    from pyfrp.config.base import Model
 
 OK = 0
 FAILED = 1
@@ -39,6 +39,7 @@ Usage:
   pyfrp client -c frpc.toml          run the client (frpc)
   pyfrp verify -c FILE               check a file of either, run nothing
   pyfrp demo                         see it work on this machine, no network needed
+  pyfrp schema server|client         print the JSON Schema of a file, for editors
   pyfrp COMMAND --help               all flags of a command
 
 Flags:
@@ -74,6 +75,9 @@ _LATER = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
+    The garbage collector rests meanwhile, until a program runs: loading makes many objects and no
+    garbage.
+
     Args:
         argv: The arguments; those of the process when not given.
 
@@ -84,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A path or key that the terminal's encoding cannot show must not become a traceback.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    gc.disable()
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -105,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _print_bug(error)
         return FAILED
+    finally:
+        gc.enable()
 
 
 def _print_bug(error: Exception) -> None:
@@ -134,6 +141,8 @@ def _dispatch(argv: list[str]) -> int:
             return _client(rest)
         case "verify":
             return _verify(rest)
+        case "schema":
+            return _schema(rest)
         case "demo":
             from pyfrp.cli.demo import run_demo
 
@@ -182,23 +191,23 @@ def _server(argv: list[str]) -> int:
             return OK
         return _check("server", flags.config, flags)
 
-    def load() -> ServerConfig:
-        from pyfrp.config import check_supported
+    from pyfrp.config import check_supported
 
-        if flags.config:
-            cfg = _load_server(flags.config, flags)
-            cfg.warnings.extend(
-                f"{name} has no effect together with -c" for name in server.ignored(flags)
-            )
-        else:
-            cfg = server.config_of(flags)
-        check_supported(cfg)
-        return cfg
+    if flags.config:
+        cfg = _load_server(flags.config, flags)
+        cfg.warnings.extend(
+            f"{name} has no effect together with -c" for name in server.ignored(flags)
+        )
+    else:
+        cfg = server.config_of(flags)
+    check_supported(cfg)
+    from pyfrp.server.bind import bind_early
 
-    cfg = load_apart(load, meanwhile=lambda: importlib.import_module("pyfrp.server.service"))
+    # Whoever connects while the rest is loaded waits in the kernel's queue.
+    bound = bind_early(cfg)
     from pyfrp.cli.run import run_server
 
-    return run_server(cfg, config_path=flags.config)
+    return run_server(cfg, bound, config_path=flags.config)
 
 
 def _client(argv: list[str]) -> int:
@@ -220,14 +229,10 @@ def _client(argv: list[str]) -> int:
     if _wants_verify(parser, "client", flags, words):
         return _check("client", path, flags)
 
-    def load() -> ClientConfig:
-        from pyfrp.config import check_supported
+    from pyfrp.config import check_supported
 
-        cfg = _load_client(path, flags)
-        check_supported(cfg)
-        return cfg
-
-    cfg = load_apart(load, meanwhile=lambda: importlib.import_module("pyfrp.client.service"))
+    cfg = _load_client(path, flags)
+    check_supported(cfg)
     from pyfrp.cli.run import run_client
 
     return run_client(cfg, config_path=path)
@@ -261,6 +266,26 @@ def _verify(argv: list[str]) -> int:
     from pyfrp.config import detect_role
 
     return _check(detect_role(flags.config), flags.config, flags)
+
+
+def _schema(argv: list[str]) -> int:
+    """Print what an editor needs to complete and check a configuration file."""
+    import json
+
+    from pyfrp.config import ClientConfig, ServerConfig
+    from pyfrp.config.schema import pydantic_model
+
+    roles: dict[str, type[Model]] = {
+        "server": ServerConfig,
+        "frps": ServerConfig,
+        "client": ClientConfig,
+        "frpc": ClientConfig,
+    }
+    if len(argv) != 1 or argv[0] not in roles:
+        raise UsageError("name one of: server, client", "Usage:\n  pyfrp schema server|client\n")
+    schema = pydantic_model(roles[argv[0]]).model_json_schema(by_alias=True)
+    print(json.dumps(schema, indent=2))
+    return OK
 
 
 def _common(parser: FlagParser, flags: argparse.Namespace) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,18 +11,23 @@ from pyfrp import log as logging
 from pyfrp.errors import ConfigError
 from pyfrp.net.runner import Notifier, Signals, run
 from pyfrp.net.scope import Scope
+from pyfrp.wire.cfb import load_cipher
 
 if TYPE_CHECKING:
     from pyfrp.config import ClientConfig, ServerConfig
     from pyfrp.config.common import LogConfig
+    from pyfrp.server.bind import Bound
+
+# Not in the way of the first login: a look at all that was loaded takes longer than that.
+_SETTLED_S = 1.0
 
 STOPPED = 0
 FAILED = 1
 
 
-def run_server(cfg: ServerConfig, *, config_path: str | None) -> int:
-    """Serve until SIGTERM; returns the exit code."""
-    return _run(cfg.log, _server(cfg, config_path))
+def run_server(cfg: ServerConfig, bound: Bound | None, *, config_path: str | None) -> int:
+    """Serve until SIGTERM; returns the exit code. `bound` are ports that are bound already."""
+    return _run(cfg.log, _server(cfg, bound, config_path))
 
 
 def run_client(cfg: ClientConfig, *, config_path: str | None) -> int:
@@ -47,7 +53,7 @@ def _run(log: LogConfig, main: object) -> int:
         return FAILED  # A second signal asked for the end at once.
 
 
-async def _server(cfg: ServerConfig, config_path: str | None) -> int:
+async def _server(cfg: ServerConfig, bound: Bound | None, config_path: str | None) -> int:
     from pyfrp.server.service import Server
 
     log = logging.get_logger()
@@ -59,9 +65,10 @@ async def _server(cfg: ServerConfig, config_path: str | None) -> int:
         log.warning(warning)
     notifier = Notifier()
     signals = Signals(logging.reopen)
-    server = Server(cfg)
+    server = Server(cfg, bound)
     await server.start()
     notifier.ready()
+    load_cipher()
     _freeze()
     try:
         await signals.stop.wait()
@@ -93,7 +100,7 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
 
     scope = Scope(client.report)
     scope.spawn(stop(), name="stop")
-    _freeze()
+    asyncio.get_running_loop().call_later(_SETTLED_S, _freeze)
     try:
         await client.run()
     except LoginFailed as exc:
@@ -126,7 +133,6 @@ def _raise_file_limit() -> None:
 
 def _freeze() -> None:
     """Keep the collector away from what was loaded at start: it lives as long as the process."""
-    import gc
-
     gc.collect()
     gc.freeze()
+    gc.enable()

@@ -6,13 +6,12 @@ parsed text into them. Everybody else treats a configuration as a plain object w
 
 from __future__ import annotations
 
+import sys
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Union, get_args, get_origin
-
-from pydantic import BaseModel, ConfigDict, PrivateAttr
-from pydantic import Field as Field
+from typing import Any, ClassVar, Union, dataclass_transform, get_args, get_origin
 
 from pyfrp.config.problems import Origin
 
@@ -26,38 +25,98 @@ def key_of(attribute: str) -> str:
     return first + "".join(_ACRONYMS.get(word, word.capitalize()) for word in rest)
 
 
-class Model(BaseModel):
-    """Base of all configuration models.
+@dataclass(frozen=True, slots=True)
+class FieldInfo:
+    """What a model says about a key beside its type: its default, and whether it may be shown."""
+
+    default: Any = None
+    default_factory: Callable[[], Any] | None = None
+    repr: bool = True
+
+    def make(self) -> Any:
+        """Make the default; a new one each time if it can be changed."""
+        return self.default if self.default_factory is None else self.default_factory()
+
+
+def Field(
+    *, default: Any = None, default_factory: Callable[[], Any] | None = None, repr: bool = True
+) -> Any:
+    """Declare a key whose default is made anew each time, or that does not show in a repr."""
+    return FieldInfo(default, default_factory, repr)
+
+
+def secret(default: Any = "") -> Any:
+    """Declare a key whose value never appears in a repr."""
+    return FieldInfo(default, repr=False)
+
+
+def secret_map() -> Any:
+    """Declare a string map whose values never appear in a repr."""
+    return FieldInfo(default_factory=dict, repr=False)
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
+class Model:
+    """Base of all configuration models: plain objects with an attribute for each key.
 
     Every field has a default. Attributes may be assigned after loading; nothing checks them then.
+    The loader checks keys and types. `pyfrp.config.schema` makes the same models in pydantic for
+    who needs their schema; here, pydantic's import alone would cost each process 90 ms and 9 MiB.
     """
-
-    # defer_build: the loader checks types itself (its messages name file, line and nearest key)
-    # and constructs models directly, so a start never pays for building validators. They are
-    # built when somebody calls a model with keywords or `model_validate`.
-    model_config = ConfigDict(
-        alias_generator=key_of,
-        populate_by_name=True,
-        extra="forbid",
-        strict=True,
-        defer_build=True,
-    )
 
     zero_is_meant: ClassVar[frozenset[str]] = frozenset()
     """Keys whose 0 or "" is a value of its own; elsewhere frp takes it as "unset"."""
+
+    def __init__(self, **values: Any) -> None:
+        fields = fields_of(type(self))
+        unknown = values.keys() - fields.keys()
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no key {sorted(unknown)[0]!r}")
+        for name, (_, info) in fields.items():
+            self.__dict__[name] = values[name] if name in values else info.make()
 
     def __eq__(self, other: object) -> bool:
         """Equal when of one class with equal keys; warnings and the like do not count."""
         if type(self) is not type(other):
             return NotImplemented
-        return self.__dict__ == other.__dict__
+        return all(getattr(self, name) == getattr(other, name) for name in fields_of(type(self)))
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name}={getattr(self, name)!r}"
+            for name, (_, info) in fields_of(type(self)).items()
+            if info.repr
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+_FIELDS: dict[type[Model], dict[str, tuple[Any, FieldInfo]]] = {}
+
+
+def fields_of(model: type[Model]) -> dict[str, tuple[Any, FieldInfo]]:
+    """List the type and description of each attribute of a model, inherited ones first."""
+    fields = _FIELDS.get(model)
+    if fields is None:
+        fields = _FIELDS[model] = {}
+        for cls in reversed(model.__mro__[:-1]):
+            names = vars(sys.modules[cls.__module__])
+            for name, annotation in cls.__annotations__.items():
+                if name.startswith("_") or annotation.startswith("ClassVar"):
+                    continue
+                declared = getattr(model, name)
+                info = declared if isinstance(declared, FieldInfo) else FieldInfo(declared)
+                # The annotations are text (PEP 563) and ours.
+                fields[name] = (eval(annotation, names), info)
+    return fields
 
 
 class RootModel(Model):
     """Base of the two models that stand for a whole file."""
 
-    _warnings: list[str] = PrivateAttr(default_factory=list)
-    _origin: Origin = PrivateAttr(default_factory=Origin)
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self._warnings: list[str] = []
+        self._origin = Origin()
 
     @property
     def warnings(self) -> list[str]:
@@ -91,16 +150,6 @@ class Tagged(Model):
 
 Variants = dict[str, type[Tagged]]
 """Models by the value of their key `type`."""
-
-
-def secret(default: Any = "") -> Any:
-    """Declare a key whose value never appears in a repr."""
-    return Field(default=default, repr=False)
-
-
-def secret_map() -> Any:
-    """Declare a string map whose values never appear in a repr."""
-    return Field(default_factory=dict, repr=False)
 
 
 class Shape(Enum):
@@ -152,7 +201,7 @@ def keys_of(model: type[Model]) -> dict[str, Key]:
     """List the keys of a model, by lower-cased name (frp matches keys without regard to case)."""
     keys = _KEYS.get(model)
     if keys is None:
-        described = [_describe(name, info.annotation) for name, info in model.model_fields.items()]
+        described = [_describe(name, kind) for name, (kind, _) in fields_of(model).items()]
         keys = _KEYS[model] = {key.name.lower(): key for key in described}
     return keys
 

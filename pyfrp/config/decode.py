@@ -10,7 +10,7 @@ Source: frp `pkg/config/load.go` and `pkg/config/v1/decode.go`; texts of newest 
 from __future__ import annotations
 
 import datetime
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pyfrp.config.base import Key, Model, Shape, Tagged, keys_of
 from pyfrp.config.problems import Place, Problem, Source, dotted
@@ -70,7 +70,7 @@ class Decoder:
             if key.shape is Shape.MODEL and key.attribute not in values and not key.optional:
                 assert key.model is not None
                 values[key.attribute] = self.decode(key.model, {}, (*place, key.name))
-        return cast(M, model.model_construct(**values))
+        return model(**values)
 
     def _take(
         self, model: type[Model], key: Key, value: Any, place: Place, values: dict[str, Any]

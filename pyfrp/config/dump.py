@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import Any
 
-from pyfrp.config.base import Key, Model, Shape, Tagged, keys_of
+from pyfrp.config.base import Key, Model, Shape, Tagged, fields_of, keys_of
 from pyfrp.config.client import ClientConfig
 from pyfrp.config.complete import complete_client, complete_server
 from pyfrp.config.decode import Decoder
@@ -81,10 +81,10 @@ def _attribute(cfg: Model, path: str) -> Any:
 def _table(model: Model) -> dict[str, Any]:
     """Turn a model into a table of what differs from its defaults."""
     table: dict[str, Any] = {}
-    fields = type(model).model_fields
+    fields = fields_of(type(model))
     for key in keys_of(type(model)).values():
         value = getattr(model, key.attribute)
-        default = fields[key.attribute].get_default(call_default_factory=True)
+        default = fields[key.attribute][1].make()
         written = _value(key, value, default)
         if written is not None:
             table[key.name] = written

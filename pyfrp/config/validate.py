@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from pyfrp.config.base import fields_of
 from pyfrp.config.common import AuthConfig, LogConfig, WebServerConfig
 from pyfrp.config.complete import SourceError, check_source
 from pyfrp.config.problems import Place, Problem
@@ -191,8 +192,8 @@ def _oidc(oidc: ClientOIDC, method: str, allow_unsafe: Collection[str]) -> Itera
     source = oidc.token_source
     if source is not None:
         if any(
-            getattr(oidc, name) != info.get_default(call_default_factory=True)
-            for name, info in type(oidc).model_fields.items()
+            getattr(oidc, name) != info.make()
+            for name, (_, info) in fields_of(type(oidc)).items()
             if name != "token_source"
         ):
             text = "cannot specify both auth.oidc.tokenSource and any other field of auth.oidc"

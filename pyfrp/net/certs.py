@@ -17,7 +17,6 @@ import re
 import secrets
 import ssl
 import sys
-import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -391,6 +390,8 @@ def _load_from_memory(context: ssl.SSLContext, pem: bytes) -> None:
             return
         except OSError:
             pass  # Forbidden, or /proc is not mounted.
+    import tempfile  # It brings half a dozen modules along.
+
     try:
         fd, name = tempfile.mkstemp(prefix="pyfrp-tls-")
         try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 
 from pyfrp.errors import DialError
-from pyfrp.net.endpoint import Endpoint, bound_unsent, format_address, set_keepalive, tune
+from pyfrp.net.endpoint import Endpoint, format_address, tune
 from pyfrp.net.held import Held
+from pyfrp.net.sockets import bound_unsent, explain, is_numeric, set_keepalive
 
 # An address gets no less than this of the time left, as with Go's dialler (`net/dial.go`,
 # partialDeadline): less is of no use on a slow network.
@@ -21,11 +21,7 @@ async def resolve(host: str, port: int) -> list[tuple[str, int]]:
     Raises:
         DialError: when the name does not resolve.
     """
-    try:
-        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
-    except OSError:
-        pass  # A name, then.
-    else:
+    if is_numeric(host):
         return [(host, port)]
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -85,8 +81,3 @@ async def dial_tcp(
             set_keepalive(transport.get_extra_info("socket"), keepalive_s)
         return transport, held
     raise DialError(f"dial tcp {'; '.join(failures) or f'{host}: no address'}")
-
-
-def explain(exc: OSError) -> str:
-    """The system's words for an error, without the numbers and addresses around it."""
-    return os.strerror(exc.errno).lower() if exc.errno and exc.errno > 0 else str(exc)

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 # source for every chunk.
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
-UNSENT = 128 * 1024
 
 
 class Endpoint(Protocol):
@@ -41,41 +40,6 @@ class Endpoint(Protocol):
 def tune(endpoint: Endpoint) -> None:
     """Set our buffer marks. Both loops turn Nagle's algorithm off by themselves."""
     endpoint.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
-
-
-def set_keepalive(sock: Any, seconds: float) -> None:
-    """Have the kernel probe silent connections; on a listener, those that it accepts.
-
-    Args:
-        sock: A TCP socket, or what a transport or a server gives for one.
-        seconds: Of silence before the first probe; 0 or less leaves keepalive off.
-    """
-    if seconds <= 0:
-        return
-    whole = max(1, int(seconds))
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, whole)
-        if hasattr(socket, "TCP_KEEPINTVL"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(whole, 75))
-    except (OSError, ValueError):  # uvloop has the latter for a closed socket.
-        pass  # The peer is gone already; connection_lost will follow.
-
-
-def bound_unsent(sock: Any) -> None:
-    """Let the kernel hold little that it has not sent yet, where it can be told so.
-
-    It would take megabytes, and on a thin link everything else waits behind them: other streams,
-    heartbeats. What is on its way already does not count, so throughput does not suffer. On a
-    listener it counts for the connections that it accepts.
-    """
-    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-    if option is not None:
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
-        except (OSError, ValueError):
-            pass  # Not on this system, or the peer is gone already.
 
 
 def reset(endpoint: Endpoint) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import cast
 
-from pyfrp.net.dial import explain
-from pyfrp.net.endpoint import bound_unsent, set_keepalive
+from pyfrp.net.sockets import BACKLOG, bind, is_numeric
 from pyfrp.wire.sniff import Kind, classify
-
-BACKLOG = 1024  # Connections the kernel holds for us while the loop is busy.
 
 
 class Sniffer(asyncio.Protocol):
@@ -55,6 +53,22 @@ class Sniffer(asyncio.Protocol):
             self._transport.abort()
 
 
+class Listener:
+    """Accepts connections on a port until it is closed.
+
+    Attributes:
+        port: The port it got.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.servers: list[asyncio.Server] = []
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.close()
+
+
 async def listen(
     factory: Callable[[], asyncio.BaseProtocol],
     host: str,
@@ -62,39 +76,41 @@ async def listen(
     *,
     keepalive_s: float,
     links: bool = False,
-) -> asyncio.Server:
-    """Listen on TCP `host:port`.
+    lanes: int = 1,
+    bound: socket.socket | None = None,
+) -> Listener:
+    """Listen on TCP `host:port`, on each address of a name.
 
     Args:
-        keepalive_s: For accepted connections, which inherit it; 0 or less for none.
-        links: Whether they are links, on which much waits behind what the kernel holds.
+        keepalive_s, links: As for `sockets.bind`.
+        lanes: Connections to accept in one turn of the loop, where it would take one.
+        bound: The socket, if there is one already; this closes it.
 
     Raises:
         OSError: with the system's reason; `bind_error` makes a sentence of it.
     """
-    server = await asyncio.get_running_loop().create_server(
-        factory, host, port, backlog=BACKLOG, reuse_address=True
-    )
-    for sock in server.sockets:
-        set_keepalive(sock, keepalive_s)
-        if links:
-            bound_unsent(sock)
-    return server
-
-
-def bind_error(host: str, port: int, exc: OSError) -> str:
-    """frp's text for a listener that cannot be had, with what to try."""
-    reason = explain(exc)
-    hint = ""
-    if "in use" in reason:
-        hint = f" (another program has port {port}: `ss -ltnp 'sport = :{port}'` names it)"
-    elif "permission" in reason:
-        hint = " (ports below 1024 need CAP_NET_BIND_SERVICE or another port)"
-    elif "assign" in reason:
-        hint = " (this machine does not have that address)"
-    return f"listen tcp {host}:{port}: bind: {reason}{hint}"
-
-
-def port_of(server: asyncio.Server) -> int:
-    """The port a listener got."""
-    return int(server.sockets[0].getsockname()[1])
+    loop = asyncio.get_running_loop()
+    if bound is not None:
+        sockets = [bound]
+    else:
+        hosts = [host]
+        if not is_numeric(host):
+            found = await loop.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            hosts = list(dict.fromkeys(str(item[4][0]) for item in found))
+        sockets = []
+        try:
+            for address in hosts:
+                sockets.append(bind(address, port, keepalive_s=keepalive_s, links=links))
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+    listener = Listener(sockets[0].getsockname()[1])
+    if isinstance(loop, asyncio.BaseEventLoop):
+        lanes = 1  # asyncio's own loops empty the queue; libuv's accepts one per turn and socket.
+    for sock in sockets:
+        for lane in [sock, *(sock.dup() for _ in range(lanes - 1))]:
+            listener.servers.append(await loop.create_server(factory, sock=lane, backlog=BACKLOG))
+    return listener

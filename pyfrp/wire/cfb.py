@@ -61,6 +61,11 @@ def _library() -> tuple[Callable[..., CipherContext], Callable[..., CipherContex
     return encryptor, decryptor
 
 
+def load_cipher() -> None:
+    """Import the cipher now, rather than while the first peer waits for it."""
+    _library()
+
+
 class Encryptor:
     """One outgoing direction.
 

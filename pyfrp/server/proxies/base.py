@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -18,6 +17,7 @@ from pyfrp.wire.messages import NewProxy, StartWorkConn
 
 if TYPE_CHECKING:
     from pyfrp.net.bridge import Bridge
+    from pyfrp.net.listen import Listener
     from pyfrp.vhost.frontend import HttpFrontend
 
 
@@ -114,7 +114,7 @@ class ServerProxy:
 
 async def bind_first(
     listen: Callable[[int], Any], ports: Sequence[int], *, fixed: bool
-) -> tuple[asyncio.Server, int]:
+) -> tuple[Listener, int]:
     """Bind the first of `ports` that is free on this machine.
 
     Raises:

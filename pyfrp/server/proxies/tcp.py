@@ -9,7 +9,7 @@ from pyfrp.errors import LinkError
 from pyfrp.net.bridge import Bridge
 from pyfrp.net.endpoint import format_address, local_address, peer_address, tune
 from pyfrp.net.held import Held
-from pyfrp.net.listen import listen
+from pyfrp.net.listen import Listener, listen
 from pyfrp.server.proxies.base import ServerProxy, bind_first
 
 
@@ -18,7 +18,7 @@ class TCPProxy(ServerProxy):
 
     counts_ports = 1
 
-    _listener: asyncio.Server | None = None
+    _listener: Listener | None = None
     _port = 0
 
     def __init__(self, *args: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
 import subprocess
 import sys
@@ -31,6 +33,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "frps.toml").write_text(SERVER_FILE)
     (tmp_path / "frpc.toml").write_text(CLIENT_FILE)
+    # No test here binds a port.
+    monkeypatch.setattr("pyfrp.server.bind.bind_early", lambda cfg: {})
     return tmp_path
 
 
@@ -55,12 +59,16 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     """Take the place of the services."""
     seen = Started()
 
-    def run_it(cfg: Any, *, config_path: str | None) -> int:
+    def run_client(cfg: Any, *, config_path: str | None) -> int:
         seen.append((cfg, config_path))
         return 7
 
-    monkeypatch.setattr("pyfrp.cli.run.run_server", run_it)
-    monkeypatch.setattr("pyfrp.cli.run.run_client", run_it)
+    def run_server(cfg: Any, bound: Any, *, config_path: str | None) -> int:
+        assert bound == {}
+        return run_client(cfg, config_path=config_path)
+
+    monkeypatch.setattr("pyfrp.cli.run.run_server", run_server)
+    monkeypatch.setattr("pyfrp.cli.run.run_client", run_client)
     return seen
 
 
@@ -100,6 +108,33 @@ def test_nothing_to_do_is_an_error_with_help(run: Run) -> None:
     code, out, err = run()
     assert (code, out) == (1, "")
     assert "Usage:" in err
+
+
+@pytest.mark.parametrize(
+    ("role", "key"),
+    [
+        ("server", "vhostHTTPPort"),
+        ("frps", "bindPort"),
+        ("client", "serverAddr"),
+        ("frpc", "start"),
+    ],
+)
+def test_the_schema_of_a_file_names_its_keys(run: Run, role: str, key: str) -> None:
+    code, out, err = run("schema", role)
+    assert (code, err) == (0, "")
+    assert key in json.loads(out)["properties"]
+
+
+@pytest.mark.parametrize("argv", [["schema"], ["schema", "both"], ["schema", "server", "client"]])
+def test_a_schema_needs_to_know_whose(run: Run, argv: list[str]) -> None:
+    code, out, err = run(*argv)
+    assert (code, out) == (1, "")
+    assert "name one of: server, client" in err
+
+
+def test_the_collector_runs_again_after_a_command(run: Run) -> None:
+    run("verify", "-c", "frps.toml")
+    assert gc.isenabled()
 
 
 # --- verify -----------------------------------------------------------------------------------

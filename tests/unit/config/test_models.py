@@ -7,12 +7,13 @@ import sys
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from pyfrp.config import ClientConfig, ServerConfig, client_from_dict, server_from_dict
 from pyfrp.config.base import Model, Tagged, key_of, keys_of
+from pyfrp.config.decode import Decoder
+from pyfrp.config.parse import Document
 from pyfrp.config.plugins import CLIENT_PLUGINS
-from pyfrp.config.proxies import PROXY_TYPES, HTTPProxyConfig, TCPProxyConfig
+from pyfrp.config.proxies import PROXY_TYPES, HTTPProxyConfig
 from pyfrp.config.server import PortRange
 from pyfrp.config.visitors import VISITOR_PLUGINS, VISITOR_TYPES
 
@@ -283,17 +284,17 @@ SECRETS: list[tuple[type[Model], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("model", "values"), SECRETS)
 def test_secrets_are_not_in_a_repr(model: type[Model], values: dict[str, Any]) -> None:
-    made = model.model_validate(values)
+    decoder = Decoder(Document({}), strict=True)
+    made = decoder.decode(model, values)
+    assert decoder.problems == []
     assert "s3cret" not in repr(made)
     assert "s3cret" not in str(made)
 
 
-def test_models_made_by_keyword_are_checked_too() -> None:
+def test_models_made_by_keyword_know_their_keys() -> None:
     assert ServerConfig(bind_port=1).bind_port == 1
-    with pytest.raises(ValidationError):
-        ServerConfig.model_validate({"bindPort": "1"})
-    with pytest.raises(ValidationError):
-        ServerConfig.model_validate({"nope": 1})
+    with pytest.raises(TypeError, match="ServerConfig has no key 'nope'"):
+        ServerConfig(nope=1)
 
 
 def test_models_are_equal_by_keys_and_class() -> None:
@@ -303,23 +304,6 @@ def test_models_are_equal_by_keys_and_class() -> None:
     assert first != server_from_dict({"bindPort": 2})
     assert first != ServerConfig
     assert PROXY_TYPES["stcp"](type="x") != PROXY_TYPES["sudp"](type="x")
-
-
-def test_loaded_models_satisfy_pydantic() -> None:
-    cfg = client_from_dict(
-        {
-            "auth": {"token": "t"},
-            "proxies": [
-                {"name": "a", "type": "http", "customDomains": ["a"], "localPort": 1},
-                {"name": "b", "type": "tcp", "plugin": {"type": "socks5"}},
-            ],
-            "visitors": [{"name": "v", "type": "xtcp", "serverName": "s", "bindPort": 1}],
-        }
-    )
-    assert [type(proxy) for proxy in cfg.proxies] == [HTTPProxyConfig, TCPProxyConfig]
-    for model in (cfg, *cfg.proxies, *cfg.visitors):
-        values = {name: getattr(model, name) for name in type(model).model_fields}
-        assert type(model).model_validate(values) == model
 
 
 def test_every_tagged_model_knows_its_own_type() -> None:
@@ -350,12 +334,11 @@ def test_port_ranges_include_both_ends(
 def test_the_server_does_not_load_what_only_some_files_need() -> None:
     code = (
         "import sys, pyfrp.config as c; c.load_server(sys.argv[1]);"
-        "heavy = {'yaml', 'tomli_w', 'difflib', 'json', 'pyfrp.config.client',"
+        "heavy = {'yaml', 'pydantic', 'tomli_w', 'difflib', 'json', 'pyfrp.config.client',"
         "'pyfrp.config.plugins', 'pyfrp.config.template', 'pyfrp.config.hints', 'asyncio'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "/dev/null"], capture_output=True, text=True, check=True
     )
-    # pydantic itself brings json.
-    assert done.stdout.strip() in ("[]", "['json']")
+    assert done.stdout.strip() == "[]"

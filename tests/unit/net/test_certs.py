@@ -7,6 +7,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from functools import partial
@@ -471,7 +472,7 @@ def test_without_memory_files_a_temporary_one_is_used_and_removed(state, monkeyp
     monkeypatch.delattr(os, "memfd_create")
     folder = tmp_path / "tmp"
     folder.mkdir()
-    monkeypatch.setattr(certs.tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     in_memory(state)
     assert os.listdir(folder) == []
 
@@ -481,7 +482,7 @@ def test_without_any_place_at_all_the_error_says_what_to_do(state, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(os, "memfd_create", refuse)
-    monkeypatch.setattr(certs.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
     with pytest.raises(ConfigError, match="set STATE_DIRECTORY to a directory"):
         in_memory(state)
 

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from pyfrp.net import endpoint
+from pyfrp.net import endpoint, sockets
 from tests.unit.net.ends import Reader, memory_pair, tcp_pair, tcp_to_raw, turns
 
 
@@ -83,7 +83,7 @@ async def test_nagle_is_off_on_both_kinds_of_loop(loop_kind):
 @pytest.mark.parametrize(("seconds", "on"), [(0, 0), (-1, 0), (0.3, 1), (90, 1), (7200, 1)])
 def test_keepalive_is_set_for_a_positive_number_of_seconds(seconds, on):
     with socket.socket() as sock:
-        endpoint.set_keepalive(sock, seconds)
+        sockets.set_keepalive(sock, seconds)
         assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == bool(on)
         if on:
             idle = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
@@ -99,16 +99,16 @@ async def test_options_of_a_closed_socket_are_nobodys_error(loop_kind):
         transport.abort()
         await reader.until_lost()
         await turns()
-        endpoint.set_keepalive(sock, 10)
-        endpoint.bound_unsent(sock)
+        sockets.set_keepalive(sock, 10)
+        sockets.bound_unsent(sock)
 
 
 async def test_the_kernel_holds_little_that_it_has_not_sent(loop_kind):
     async with tcp_pair() as (near, _):
         sock = near.get_extra_info("socket")
-        endpoint.bound_unsent(sock)
+        sockets.bound_unsent(sock)
         bound = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
-        assert bound == endpoint.UNSENT
+        assert bound == sockets.UNSENT
 
 
 async def test_addresses_of_a_connection(loop_kind):

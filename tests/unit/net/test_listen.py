@@ -9,7 +9,8 @@ import socket
 import pytest
 
 from pyfrp.net.held import Held
-from pyfrp.net.listen import Sniffer, bind_error, listen, port_of
+from pyfrp.net.listen import Sniffer, listen
+from pyfrp.net.sockets import bind, bind_error
 from pyfrp.wire.sniff import Kind
 from tests.support.waiting import until
 from tests.unit.net.ends import RawPeer, Reader, memory_pair, tcp_to_raw, turns
@@ -33,7 +34,7 @@ async def test_a_listener_accepts_and_its_port_is_known(loop_kind):
         return readers[-1]
 
     server = await listen(factory, "127.0.0.1", 0, keepalive_s=0)
-    peer = await connect(port_of(server))
+    peer = await connect(server.port)
     await peer.send(b"x")
     await until(lambda: readers and readers[0].data, "the byte")
     peer.close()
@@ -52,7 +53,7 @@ async def test_accepted_connections_inherit_keepalive(loop_kind, seconds):
         return readers[-1]
 
     server = await listen(factory, "127.0.0.1", 0, keepalive_s=seconds)
-    peer = await connect(port_of(server))
+    peer = await connect(server.port)
     await until(lambda: readers and readers[0].transport, "the connection")
     sock = readers[0].transport.get_extra_info("socket")
     assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == (seconds > 0)
@@ -64,9 +65,67 @@ async def test_accepted_connections_inherit_keepalive(loop_kind, seconds):
     await readers[0].until_lost()
 
 
+async def test_callers_who_come_at_once_are_accepted_together(loop_kind):
+    readers = []
+
+    def factory():
+        readers.append(Reader())
+        return readers[-1]
+
+    listener = await listen(factory, "127.0.0.1", 0, keepalive_s=0, lanes=4)
+    socks = []
+    for _ in range(8):
+        sock = socket.socket()
+        sock.connect(("127.0.0.1", listener.port))  # Blocks until the kernel has queued it.
+        socks.append(sock)
+    turn = 0
+    while len(readers) < 8:
+        await asyncio.sleep(0)
+        turn += 1
+        assert turn < 50, f"{len(readers)} of 8 after {turn} turns"
+    assert turn < 8  # One each would take as many turns, and one more to get there.
+    listener.close()
+    for sock in socks:
+        sock.close()
+    await until(lambda: all(reader.transport for reader in readers), "the connections")
+    for reader in readers:
+        reader.transport.abort()
+        await reader.until_lost()
+    # All lanes are gone: the port is free.
+    bind("127.0.0.1", listener.port, keepalive_s=0).close()
+
+
+async def test_a_bound_socket_is_served_and_closed(loop_kind):
+    sock = bind("127.0.0.1", 0, keepalive_s=0)
+    port = sock.getsockname()[1]
+    peer = await connect(port)  # Before anybody serves.
+    readers = []
+
+    def factory():
+        readers.append(Reader())
+        return readers[-1]
+
+    listener = await listen(factory, "127.0.0.1", 0, keepalive_s=0, bound=sock)
+    assert listener.port == port
+    await peer.send(b"x")
+    await until(lambda: readers and readers[0].data, "the byte")
+    peer.close()
+    await readers[0].until_ended()
+    readers[0].transport.abort()
+    listener.close()
+    await readers[0].until_lost()
+
+
+async def test_a_name_is_bound_on_its_addresses(loop_kind):
+    listener = await listen(Reader, "localhost", 0, keepalive_s=0)
+    assert listener.port
+    listener.close()
+    await turns()
+
+
 async def test_a_port_that_is_taken_is_an_oserror_that_can_be_told(loop_kind):
     server = await listen(Reader, "127.0.0.1", 0, keepalive_s=0)
-    port = port_of(server)
+    port = server.port
     with pytest.raises(OSError) as caught:  # noqa: PT011  # its errno is what is looked at below
         await listen(Reader, "127.0.0.1", port, keepalive_s=0)
     assert caught.value.errno == errno.EADDRINUSE
@@ -106,7 +165,7 @@ async def test_early_bytes_and_the_early_end_of_a_held_connection_are_kept(loop_
     )
     peers = []
     for number in range(30):
-        peer = await connect(port_of(server))
+        peer = await connect(server.port)
         if number % 3:
             await peer.send(b"early")
         if number % 2:
