@@ -35,6 +35,10 @@ from pyfrp.wire.messages import (
 )
 
 DRAIN_S = 10.0  # How long the server may not read the control connection.
+# A bridge at rest that carried nothing for this long is closed while draining. A request that the
+# server sent before it read our CloseProxy has come by then, unless the link is very slow.
+REST_S = 2.0
+SAMPLE_S = 0.5  # How often draining looks: the data path only counts, reading a clock costs more.
 # Work connections on their way at once; a server that asks for more is answered later, in order.
 MAX_OPENING = 256
 
@@ -105,15 +109,40 @@ class Control:
         self._conn.abort()
 
     async def drain(self) -> None:
-        """Have the server send no new users, and wait for those who are connected."""
+        """Have the server send no new users, and wait for those who are connected.
+
+        Connections that carry nothing any more are closed: an official server keeps those of http
+        proxies for further requests, for a minute (frp `pkg/util/vhost/http.go`, IdleConnTimeout).
+        """
         self._stopping = True
         for proxy in self._proxies.values():
             if proxy.phase is Phase.RUNNING:
                 self._conn.write(CloseProxy(proxy_name=proxy.name))
             proxy.phase = Phase.CLOSED
+        seen: dict[Bridge, tuple[int, float]] = {}
         while self.bridges and not self._conn.ended:
+            self._close_resting(seen)
             self._quiet.clear()
-            await self._quiet.wait()
+            try:
+                async with asyncio.timeout(SAMPLE_S):
+                    await self._quiet.wait()
+            except TimeoutError:
+                pass  # Time to look again.
+
+    def _close_resting(self, seen: dict[Bridge, tuple[int, float]]) -> None:
+        """Close the bridges whose rest has lasted.
+
+        Args:
+            seen: How many bytes each had carried when it was first seen with so many, and when.
+        """
+        now = self._clock()
+        for bridge in list(self.bridges):
+            carried = bridge.near.received + bridge.far.received
+            before, since = seen.get(bridge, (-1, now))
+            if carried != before:
+                seen[bridge] = (carried, now)
+            elif now - since >= REST_S and bridge.at_rest():
+                bridge.close()
 
     def bridge_closed(self, bridge: Bridge) -> None:
         self.bridges.pop(bridge, None)

@@ -82,7 +82,9 @@ async def test_an_idle_program_ends_at_once_with_0(
         started = time.monotonic()
         program.signal(number)
         assert await program.exited(5) == 0
-        assert time.monotonic() - started < 2.0
+        # An official server keeps the connection of a request, so our client waits for silence.
+        kept = role == "client" and kinds == ("official", "ours")
+        assert time.monotonic() - started < (4.0 if kept else 2.0)
 
 
 @pytest.mark.parametrize("role", ["server", "client"])

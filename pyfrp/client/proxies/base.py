@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyfrp.errors import DialError
 from pyfrp.net.bridge import Bridge
@@ -40,6 +40,8 @@ class ClientProxy:
         name: Its name on the wire.
         token: For the payload's cipher.
     """
+
+    bridge_type: ClassVar[type[Bridge]] = Bridge
 
     def __init__(self, cfg: ProxyBase, name: str, token: str) -> None:
         self.cfg = cfg
@@ -119,7 +121,7 @@ class ClientProxy:
         work, early = wrap_payload(
             work, early, key=self._key, compress=cfg.transport.use_compression
         )
-        bridge = Bridge(
+        bridge = self.bridge_type(
             work,
             local,
             early=early,

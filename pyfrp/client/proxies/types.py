@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyfrp.client.proxies.base import ClientProxy
+from pyfrp.client.proxies.httpbridge import HttpBridge
 from pyfrp.wire.messages import NewProxy
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class HTTPProxy(ClientProxy):
     """Type http."""
 
     cfg: HTTPProxyConfig
+    bridge_type = HttpBridge
 
     def request(self) -> NewProxy:
         msg = super().request()

@@ -128,3 +128,7 @@ async def session(*proxies: dict[str, Any], **settings: Any) -> AsyncIterator[Se
 
 def tcp(name: str, port: int, **more: Any) -> dict[str, Any]:
     return {"name": name, "type": "tcp", "localPort": port, "remotePort": 6000, **more}
+
+
+def http(name: str, port: int, **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": "http", "localPort": port, "customDomains": ["a.test"], **more}

@@ -14,6 +14,7 @@ from pyfrp.client import control as module
 from pyfrp.client.proxies import base
 from pyfrp.client.proxies.base import Phase
 from pyfrp.errors import DialError, IdleTimeout, LinkError, PeerClosed
+from pyfrp.net.held import Held
 from pyfrp.net.payload import wrap_payload
 from pyfrp.wire.cfb import derive_key
 from pyfrp.wire.messages import (
@@ -27,8 +28,8 @@ from pyfrp.wire.messages import (
     StartWorkConn,
 )
 from tests.support.waiting import until, within
-from tests.unit.client.scene import TOKEN, session, tcp
-from tests.unit.net.ends import Reader, turns
+from tests.unit.client.scene import TOKEN, http, session, tcp
+from tests.unit.net.ends import Reader, memory_pair, turns
 
 
 @asynccontextmanager
@@ -450,6 +451,93 @@ async def test_a_drain_ends_with_the_session():
         await turns()
         s.server.abort()
         await within(draining, 5, "the drain")
+
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENT = b"9\r\ndata: 1\n\n\r\n"
+LAST = b"0\r\n\r\n"
+
+
+@asynccontextmanager
+async def draining(monkeypatch, proxy):
+    """A draining session with one user: the ends at the server and at the service, and its clock.
+
+    `pass_s` waits until the drain has looked at the bridges again, so much later.
+    """
+    ours, local = memory_pair()
+    ours.pause_reading()
+    now = 0.0
+    looked = asyncio.Event()
+
+    async def dial(*args, **kw):
+        return ours, Held()
+
+    def clock():
+        looked.set()
+        return now
+
+    async def pass_s(seconds):
+        nonlocal now
+        await turns()
+        now += seconds
+        looked.clear()
+        await within(looked.wait(), 5, "a look at the bridges")
+        await turns()
+
+    monkeypatch.setattr(base, "dial_tcp", dial)
+    monkeypatch.setattr(module, "SAMPLE_S", 0.001)
+    async with session(proxy) as s:
+        await s.accept(proxy["name"])
+        endpoint, _ = await start(s, proxy["name"])
+        await until(lambda: s.control.bridges, "the bridge")
+        s.control._clock = clock
+        task = asyncio.get_running_loop().create_task(s.control.drain())
+        await pass_s(0)
+        yield endpoint, local, pass_s, task
+        endpoint.abort()
+        await within(task, 5, "the drain")
+
+
+async def test_a_drain_closes_what_an_http_server_keeps_for_more_requests(monkeypatch):
+    async with draining(monkeypatch, http("web", 1)) as (server, local, pass_s, task):
+        server.write(REQUEST)
+        await pass_s(module.REST_S)
+        local.write(ANSWER + LAST)
+        await pass_s(0)  # The first look at so many bytes: the silence counts from here.
+        await pass_s(module.REST_S / 2)
+        assert not task.done()
+        await pass_s(module.REST_S / 2)
+        await within(task, 5, "the drain")
+
+
+async def test_a_drain_lets_a_model_take_its_time(monkeypatch):
+    """Before its answer, after the head of it, and between tokens."""
+    async with draining(monkeypatch, http("web", 1)) as (server, local, pass_s, task):
+        for who, data in (
+            (server, REQUEST),
+            (local, ANSWER),
+            (local, EVENT),
+            (local, LAST),
+            (server, REQUEST),
+            (local, ANSWER + EVENT),
+        ):
+            who.write(data)
+            await pass_s(module.REST_S / 2)
+            if data is not LAST:
+                await pass_s(10 * module.REST_S)
+                await pass_s(10 * module.REST_S)
+        assert not task.done()
+
+
+async def test_a_drain_leaves_a_silent_tcp_connection_to_its_user(monkeypatch):
+    async with draining(monkeypatch, tcp("ssh", 1)) as (server, local, pass_s, task):
+        server.write(REQUEST)
+        await pass_s(1)
+        local.write(ANSWER + LAST)
+        for _ in range(3):
+            await pass_s(10 * module.REST_S)
+        assert not task.done()
 
 
 async def test_a_server_that_never_reads_is_left(monkeypatch):
