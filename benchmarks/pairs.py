@@ -6,6 +6,7 @@ The official pair and pyfrp's read the very same configuration files.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import os
 import platform
@@ -222,6 +223,8 @@ def pyfrp() -> Pair:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise BenchError(f"python -m pyfrp does not run: {reason}")
+    # pip compiles what it installs; a checkout may be without, and be compiled at each start.
+    compileall.compile_dir(ROOT / "pyfrp", quiet=2)
     return FrpPair("pyfrp", done.stdout.strip(), ([*command, "server"], [*command, "client"]))
 
 
