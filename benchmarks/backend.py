@@ -6,6 +6,7 @@ to do, so that a request costs one look into a table and no parsing of its head:
     /get?down=128            answers with 128 bytes
     /post?up=2048&down=1024  takes a body of 2048 bytes, answers with 1024
     /sse?every_ms=50         an event stream without end, one event every 50 ms
+    /sse?every_ms=50&step=1  the same, each event at the same moment as those of all others
     /down                    a body without end (of a stated length nobody waits for)
     /up                      takes a body without end
 
@@ -31,7 +32,7 @@ STAMP_MARK = b'"t":"'
 STAMP_DIGITS = 19
 
 _TICK_S = 0.001
-"""Streams are spread over ticks of this length, as the steps of a model server would do."""
+"""Streams are spread over ticks of this length, unless they go in step."""
 _BULK = memoryview(bytes(256 * 1024))
 _READ_BYTES = 64 * 1024
 
@@ -79,6 +80,7 @@ class Plan:
         self.up = int(query.get("up", ["0"])[0])
         self.answer = answer(int(query.get("down", ["128"])[0]))
         self.every_ms = int(query.get("every_ms", ["50"])[0])
+        self.step = "step" in query
 
 
 class Stream:
@@ -95,14 +97,19 @@ class Stream:
 
 
 class Wheel:
-    """All streams of one interval, spread evenly over its ticks."""
+    """All streams of one interval: spread evenly over its ticks, or all in one of them.
 
-    def __init__(self, every_ms: int) -> None:
+    One model server that batches its requests gives each a token at every step of the model; the
+    streams of many servers, or of one that takes requests in turn, are spread.
+    """
+
+    def __init__(self, every_ms: int, *, step: bool) -> None:
         self._slots: list[list[Stream]] = [[] for _ in range(every_ms)]
+        self._used = self._slots[:1] if step else self._slots
         self._next = 0
 
     def add(self, stream: Stream) -> None:
-        min(self._slots, key=len).append(stream)
+        min(self._used, key=len).append(stream)
 
     def remove(self, stream: Stream) -> None:
         for slot in self._slots:
@@ -138,7 +145,7 @@ class Backend:
         self._held: dict[int, bytes] = {}
         """Requests of which only a part has come."""
         self._plans: dict[bytes, Plan] = {}
-        self._wheels: dict[int, Wheel] = {}
+        self._wheels: dict[tuple[int, bool], Wheel] = {}
         self._streams: dict[int, Stream] = {}
         self._feeding: set[int] = set()
         self._draining: set[int] = set()
@@ -219,7 +226,9 @@ class Backend:
                 return
             sock.send(plan.answer)
         elif plan.kind == "/sse":
-            wheel = self._wheels.setdefault(plan.every_ms, Wheel(plan.every_ms))
+            wheel = self._wheels.setdefault(
+                (plan.every_ms, plan.step), Wheel(plan.every_ms, step=plan.step)
+            )
             stream = self._streams[fd] = Stream(fd, sock.send, wheel)
             sock.send(SSE_HEAD)
             wheel.add(stream)

@@ -54,6 +54,7 @@ class Spec:
     up: int = 0
     down: int = 128
     every_ms: int = 50
+    step: bool = False
     warm_s: float = 1.0
     window_s: float = 4.0
 
@@ -211,7 +212,8 @@ class Streams:
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
-        self._request = request("GET", f"/sse?every_ms={spec.every_ms}")
+        step = "&step=1" if spec.step else ""
+        self._request = request("GET", f"/sse?every_ms={spec.every_ms}{step}")
         self._poller = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         self._opening: set[int] = set()

@@ -142,7 +142,7 @@ def _doubts(samples: list[Sample]) -> list[str]:
             doubts.append(
                 f"{where}: only {sample.figures['expected_share']:.0%} of the tokens came in time"
             )
-        if sample.row.startswith("sse") and sample.figures.get("busy", 0.0) > _SATURATED:
+        if sample.row.startswith(("sse", "step")) and sample.figures.get("busy", 0.0) > _SATURATED:
             doubts.append(f"{where}: the machine was saturated, delays tell little")
     return doubts
 

@@ -90,6 +90,7 @@ class Runner:
             up=row.up,
             down=row.down,
             every_ms=row.every_ms,
+            step=row.step,
             warm_s=pace.warm_s,
             window_s=pace.window_s,
         )
