@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from pyfrp.net.endpoint import local_address, peer_address
 from pyfrp.net.held import Held
 from pyfrp.net.listen import Sniffer, listen
 from pyfrp.net.sockets import bind, bind_error
@@ -114,6 +115,37 @@ async def test_a_bound_socket_is_served_and_closed(loop_kind):
     readers[0].transport.abort()
     listener.close()
     await readers[0].until_lost()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+async def test_any_address_is_of_both_families(loop_kind, host):
+    readers = []
+
+    def factory():
+        readers.append(Reader())
+        return readers[-1]
+
+    listener = await listen(factory, host, 0, keepalive_s=0)
+    callers = ["127.0.0.1"]
+    if socket.has_dualstack_ipv6():
+        callers.append("::1")
+    for caller in callers:
+        sock = socket.create_connection((caller, listener.port), timeout=5)
+        await until(lambda: readers and readers[-1].transport, "the connection")
+        reader = readers.pop()
+        # An IPv4 caller is seen by its IPv4 address, as in the logs and headers of frp.
+        assert peer_address(reader.transport) == sock.getsockname()[:2]
+        assert local_address(reader.transport) == (caller, listener.port)
+        sock.close()
+        reader.transport.abort()
+        await reader.until_lost()
+    listener.close()
+    await turns()
+
+
+def test_one_address_is_of_one_family():
+    with bind("127.0.0.1", 0, keepalive_s=0) as sock:
+        assert sock.family == socket.AF_INET
 
 
 async def test_a_name_is_bound_on_its_addresses(loop_kind):
