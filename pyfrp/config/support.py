@@ -76,7 +76,6 @@ _PROXY = (
     _Missing("healthCheck.type", "remove it; a dead service is answered with 502 by itself"),
     _Missing("loadBalancer.group", "remove it; give each service its own domain or port"),
     _Missing("transport.bandwidthLimit", "remove it", shows=True),
-    _Missing("transport.proxyProtocolVersion", "remove it; http proxies send X-Forwarded-For"),
 )
 
 

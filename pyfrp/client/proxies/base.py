@@ -118,6 +118,16 @@ class ClientProxy:
         except BaseException:
             work.abort()
             raise
+        try:
+            header = self._proxy_header(start)
+        except ValueError:
+            # Without the header the service would take the user's first bytes for one.
+            self.log.error(f"no PROXY header for a caller at [{start.src_addr[:60]}]: no address")
+            local.abort()
+            work.close()
+            return
+        if header:
+            local.write(header)
         work, early = wrap_payload(
             work, early, key=self._key, compress=cfg.transport.use_compression
         )
@@ -130,3 +140,18 @@ class ClientProxy:
             on_close=control.bridge_closed,
         )
         control.bridges[bridge] = None
+
+    def _proxy_header(self, start: StartWorkConn) -> bytes:
+        """What tells the local service who the user is, before any byte of the user's.
+
+        Raises:
+            ValueError: the server gave no IP address.
+        """
+        version = self.cfg.transport.proxy_protocol_version
+        if not version or not start.src_addr or not start.src_port:
+            return b""
+        from pyfrp.wire import proxyproto  # Few services read it.
+
+        # The server names no address of its own to http proxies.
+        to = (start.dst_addr or "127.0.0.1", start.dst_port)
+        return proxyproto.encode(version, (start.src_addr, start.src_port), to)

@@ -386,7 +386,6 @@ UNSUPPORTED_CLIENT = [
     (TCP + "healthCheck.type = 'tcp'", "proxy a: healthCheck.type"),
     (TCP + "loadBalancer.group = 'g'", "proxy a: loadBalancer.group"),
     (TCP + "transport.bandwidthLimit = '1MB'", 'proxy a: transport.bandwidthLimit = "1MB"'),
-    (TCP + "transport.proxyProtocolVersion = 'v2'", "proxy a: transport.proxyProtocolVersion"),
     (VISITOR + "serverName = 's'\nbindPort = 1", "visitor v: visitors are"),
 ]
 
