@@ -88,6 +88,9 @@ class Control:
         """Serve until the session ends; returns why. Everything of it is gone afterwards."""
         for proxy in self._proxies.values():
             proxy.reset(self._log)
+            if proxy.health is not None:
+                watch = proxy.health.run(self._changed.set, proxy.log)
+                self._scope.spawn(watch, name=f"health of {proxy.name}")
         self._scope.spawn(self._tend(), name="proxies")
         if self._interval_s > 0:
             self._scope.spawn(self._beat(), name="heartbeat")
@@ -177,7 +180,11 @@ class Control:
         while True:
             now = self._clock()
             for proxy in self._proxies.values():
-                if proxy.due(now) <= now:
+                if proxy.due(now) > now:
+                    continue
+                if proxy.withdraw():
+                    self._conn.write(CloseProxy(proxy_name=proxy.name))
+                else:
                     self._register(proxy, now)
             try:
                 async with asyncio.timeout(DRAIN_S):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pyfrp.client.health import make_monitor
 from pyfrp.errors import DialError
 from pyfrp.net.bridge import Bridge
 from pyfrp.net.dial import dial_tcp
@@ -29,6 +30,7 @@ class Phase(Enum):
     WAIT_START = "wait start"
     START_ERROR = "start error"
     RUNNING = "running"
+    CHECK_FAILED = "check failed"
     CLOSED = "closed"
 
 
@@ -51,6 +53,7 @@ class ClientProxy:
         self.remote_addr = ""
         self.log: Any = None
         self._since = 0.0
+        self.health = make_monitor(cfg)
         self._key = derive_key(token) if cfg.transport.use_encryption else None
 
     # -- with the server -----------------------------------------------------------------------
@@ -73,14 +76,27 @@ class ClientProxy:
         self.phase = Phase.NEW
 
     def due(self, now: float) -> float:
-        """When a request is to be sent (again); infinity for not at all."""
-        if self.phase is Phase.NEW:
+        """When something is to be sent (again), a request or a withdrawal; infinity for never."""
+        if self._is_sick:
+            return now if self.phase in (Phase.RUNNING, Phase.WAIT_START) else float("inf")
+        if self.phase in (Phase.NEW, Phase.CHECK_FAILED):
             return now
         if self.phase is Phase.WAIT_START:
             return self._since + ANSWER_S
         if self.phase is Phase.START_ERROR:
             return self._since + RETRY_S
         return float("inf")
+
+    def withdraw(self) -> bool:
+        """Whether what is due is to have the server close this proxy, for its service is dead."""
+        if not self._is_sick:
+            return False
+        self.phase = Phase.CHECK_FAILED
+        return True
+
+    @property
+    def _is_sick(self) -> bool:
+        return self.health is not None and not self.health.healthy
 
     def requested(self, now: float) -> None:
         self.phase = Phase.WAIT_START

@@ -383,7 +383,6 @@ UNSUPPORTED_CLIENT = [
         )
     ),
     (TCP + "plugin.type = 'socks5'", "proxy a: plugin"),
-    (TCP + "healthCheck.type = 'tcp'", "proxy a: healthCheck.type"),
     (TCP + "loadBalancer.group = 'g'", "proxy a: loadBalancer.group"),
     (TCP + "transport.bandwidthLimit = '1MB'", 'proxy a: transport.bandwidthLimit = "1MB"'),
     (VISITOR + "serverName = 's'\nbindPort = 1", "visitor v: visitors are"),
