@@ -13,6 +13,7 @@ from pyfrp.net.held import Held
 from pyfrp.net.listen import Sniffer, listen
 from pyfrp.net.sockets import bind, bind_error
 from pyfrp.wire.sniff import Kind
+from tests.support.ports import free_port
 from tests.support.waiting import until
 from tests.unit.net.ends import RawPeer, Reader, memory_pair, tcp_to_raw, turns
 
@@ -349,3 +350,19 @@ async def test_a_sniffer_can_be_told_to_give_up_at_any_time():
     await turns()
     given_away.sniffer.abort()
     assert not given_away.near.aborted
+
+
+async def test_a_listener_that_is_given_up_while_it_opens_leaves_no_port(loop_kind):
+    for steps in range(4):
+        port = free_port()
+        opening = asyncio.get_running_loop().create_task(
+            listen(asyncio.Protocol, "127.0.0.1", port, keepalive_s=0)
+        )
+        await turns(steps)
+        opening.cancel()
+        try:
+            (await opening).close()
+        except asyncio.CancelledError:
+            pass  # As it should, unless it was done by then.
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
