@@ -20,6 +20,7 @@ from pyfrp.server.bind import Bound, shares_port
 from pyfrp.server.control import Control
 from pyfrp.server.links import Link, LinkAcceptor
 from pyfrp.server.ports import PortManager
+from pyfrp.server.visitors import SHOWN, VisitorManager
 from pyfrp.version import FRP_VERSION
 from pyfrp.vhost.frontend import HttpFrontend
 from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
@@ -65,6 +66,7 @@ class Server:
             max_clock_skew=cfg.auth.max_clock_skew,
         )
         self.ports = PortManager([ports.bounds for ports in cfg.allow_ports])
+        self.visitors = VisitorManager()
         self.proxy_bind_addr = cfg.proxy_bind_addr
         self.http_port = cfg.vhost_http_port
         self.sub_domain_host = cfg.sub_domain_host
@@ -153,6 +155,7 @@ class Server:
         """Take nobody new, let open exchanges and connections finish, then close everything."""
         for listener in self._listeners:
             listener.close()
+        self.visitors.close()
         for proxy in list(self._proxies.values()):
             if proxy.counts_ports:
                 proxy.close()
@@ -220,10 +223,7 @@ class Server:
         elif isinstance(msg, NewWorkConn):
             self._work_conn(conn, msg)
         elif isinstance(msg, NewVisitorConn):
-            error = f"custom listener for [{msg.proxy_name}] doesn't exist"
-            summary = self.detail(error, "register visitor conn error")
-            conn.write(NewVisitorConnResp(proxy_name=msg.proxy_name, error=summary))
-            conn.close()
+            self._visitor_conn(conn, msg)
         else:
             peer = format_address(peer_address(conn.endpoint))
             self.log.warning(f"error message type for the new connection [{peer}]")
@@ -277,3 +277,26 @@ class Server:
         if early or not control.pool.add(endpoint):
             control.log.debug("work connection pool is full, discarding")
             endpoint.close()
+
+    def _visitor_conn(self, conn: MessageConn, msg: NewVisitorConn) -> None:
+        try:
+            visited = self.visitors.admit(msg, self._user_of(msg.run_id))
+        except RefusedError as exc:
+            peer = format_address(peer_address(conn.endpoint))
+            self.log.warning(f"register visitor conn error: {exc}", peer=peer)
+            error = self.detail(str(exc), "register visitor conn error")
+            conn.write(NewVisitorConnResp(proxy_name=msg.proxy_name, error=error))
+            conn.close()
+            return
+        # Before anything of the payload, which may come as soon as the connection is handed over.
+        conn.write(NewVisitorConnResp(proxy_name=msg.proxy_name))
+        visited.enter(*conn.detach(), msg)
+
+    def _user_of(self, run_id: str) -> str:
+        """The user that a visitor comes from; clients before frp 0.50 do not say who they are."""
+        if not run_id:
+            return ""
+        control = self.controls.get(run_id)
+        if control is None:
+            raise RefusedError(f"no client control found for run id [{run_id[:SHOWN]}]")
+        return control.user

@@ -10,6 +10,7 @@ from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.payload import wrap_payload
 from pyfrp.net.scope import Scope
 from pyfrp.server.ports import PortManager
+from pyfrp.server.visitors import VisitorManager
 from pyfrp.server.workpool import WorkPool
 from pyfrp.wire.cfb import derive_key
 from pyfrp.wire.framing import encode
@@ -25,6 +26,7 @@ class Surroundings(Protocol):
     """What a proxy may use of the server; all of it is shared."""
 
     ports: PortManager
+    visitors: VisitorManager
     http: HttpFrontend | None
     proxy_bind_addr: str
     http_port: int
@@ -46,18 +48,26 @@ class ServerProxy:
         pool: The client's work connections.
         log: Bound to the run id and the proxy's name.
         scope: For the tasks of this proxy; ends with the control.
+        user: Whose client it is; empty for one without.
     """
 
     counts_ports: ClassVar[int] = 0  # Against `maxPortsPerClient`.
 
     def __init__(
-        self, wanted: NewProxy, server: Surroundings, pool: WorkPool, log: Any, scope: Scope
+        self,
+        wanted: NewProxy,
+        server: Surroundings,
+        pool: WorkPool,
+        log: Any,
+        scope: Scope,
+        user: str = "",
     ) -> None:
         self.name = wanted.proxy_name
         self.wanted = wanted
         self.server = server
         self.log = log
         self.scope = scope
+        self.user = user
         self._pool = pool
         self._key = derive_key(server.token) if wanted.use_encryption else None
 

@@ -250,6 +250,7 @@ class Office:
         assert server.controls == {}
         assert server._proxies == {}
         assert server.ports._used == {}
+        assert not len(server.visitors)
         if server.http is not None:
             assert server.http.router._domains == {}
             assert server.http._pools == {}
