@@ -27,6 +27,7 @@ from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
 from pyfrp.wire.messages import Login, LoginResp
 
 if TYPE_CHECKING:
+    from pyfrp.client.visitors.base import ClientVisitor
     from pyfrp.config import ClientConfig
     from pyfrp.config.client import ClientTransport
 
@@ -64,6 +65,7 @@ class Client:
         self._auth = TokenAuth(cfg.auth.token, frozenset(cfg.auth.additional_scopes))
         self._route = _route(cfg)
         self._proxies = [self._make(proxy) for proxy in cfg.proxies]
+        self._visitors = self._make_visitors()
         self._run_id = ""
         self._control: Control | None = None
         self._stopping = asyncio.Event()
@@ -71,6 +73,16 @@ class Client:
     def _make(self, proxy: Any) -> ClientProxy:
         name = wire_name(self.cfg.user, proxy.name)
         return PROXY_TYPES[proxy.type](proxy, name, self.cfg.auth.token)
+
+    def _make_visitors(self) -> list[ClientVisitor]:
+        if not self.cfg.visitors:
+            return []
+        from pyfrp.client.visitors import VISITOR_TYPES  # most files have none: not at start-up
+
+        return [
+            VISITOR_TYPES[visitor.type](visitor, wire_name(self.cfg.user, visitor.name), self.log)
+            for visitor in self.cfg.visitors
+        ]
 
     async def run(self) -> None:
         """Stay connected until `stop` is called.
@@ -87,7 +99,11 @@ class Client:
                 return
             self._control = control
             names = " ".join(proxy.name for proxy in self._proxies)
-            self.log.bind(run_id=self._run_id).info(f"proxy added: [{names}]")
+            log = self.log.bind(run_id=self._run_id)
+            log.info(f"proxy added: [{names}]")
+            if self._visitors:
+                names = " ".join(visitor.name for visitor in self._visitors)
+                log.info(f"visitor added: [{names}]")
             cause = await control.run()
             self._control = None
             if self._stopping.is_set():
@@ -220,6 +236,7 @@ class Client:
             timeout_s=float(cfg.transport.heartbeat_timeout),
             log=self.log,
             report=self.report,
+            visitors=self._visitors,
         )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pyfrp.client.proxies.base import ClientProxy
+from pyfrp.client.proxies.stcp import STCPProxy
 from pyfrp.client.proxies.types import HTTPProxy, TCPProxy
 
 PROXY_TYPES: dict[str, type[ClientProxy]] = {
     "http": HTTPProxy,
+    "stcp": STCPProxy,
     "tcp": TCPProxy,
 }

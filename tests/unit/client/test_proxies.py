@@ -17,7 +17,7 @@ from tests.unit.server.scene import Log
 
 def proxy(**table):
     table = {"name": "web", "type": "tcp", "localPort": 4000, "remotePort": 6000, **table}
-    if table["type"] == "http":
+    if table["type"] != "tcp":
         del table["remotePort"]
     cfg = client_from_dict({"serverAddr": "127.0.0.1", "proxies": [table]})
     made = PROXY_TYPES[table["type"]](cfg.proxies[0], "alice.web", "token")
@@ -65,6 +65,14 @@ def test_every_field_of_an_http_proxy_goes_where_frp_has_it():
         use_encryption=True,
         use_compression=True,
     )
+
+
+def test_a_secret_proxy_sends_its_secret_and_whom_it_admits():
+    made = proxy(type="stcp", secretKey="s3cret", allowUsers=["bob", "*"])
+    assert made.request() == NewProxy(
+        proxy_name="alice.web", proxy_type="stcp", sk="s3cret", allow_users=["bob", "*"]
+    )
+    assert "s3cret" not in repr(made.request())
 
 
 # -- states -------------------------------------------------------------------------------------

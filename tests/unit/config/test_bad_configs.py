@@ -229,6 +229,10 @@ CLIENT: list[tuple[str, str]] = [
     (VISITOR, ":1: visitor v: server name is required"),
     (VISITOR + "serverName = 's'", ":1: visitor v: bind port is required"),
     (
+        VISITOR + "serverName = 's'\nbindPort = 65536",
+        ":5: visitor v: bindPort: port number 65536 must be in the range 0..65535",
+    ),
+    (
         VISITOR + "serverName = 's'\nbindPort = 1\nprotocol = 'tcp'",
         ":6: visitor v: protocol should be kcp or quic",
     ),
@@ -377,7 +381,6 @@ UNSUPPORTED_CLIENT = [
             ("udp", ""),
             ("https", "customDomains = ['a']"),
             ("tcpmux", "customDomains = ['a']\nmultiplexer = 'httpconnect'"),
-            ("stcp", ""),
             ("sudp", ""),
             ("xtcp", ""),
         )
@@ -385,7 +388,12 @@ UNSUPPORTED_CLIENT = [
     (TCP + "plugin.type = 'socks5'", "proxy a: plugin"),
     (TCP + "loadBalancer.group = 'g'", "proxy a: loadBalancer.group"),
     (TCP + "transport.bandwidthLimit = '1MB'", 'proxy a: transport.bandwidthLimit = "1MB"'),
-    (VISITOR + "serverName = 's'\nbindPort = 1", "visitor v: visitors are"),
+    (VISITOR + "serverName = 's'\nbindPort = 1", 'visitor v: type = "xtcp"'),
+    (
+        VISITOR.replace("xtcp", "stcp")
+        + "serverName = 's'\nbindPort = 1\nplugin.type = 'virtual_net'",
+        "visitor v: plugin is",
+    ),
 ]
 
 

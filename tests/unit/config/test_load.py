@@ -285,6 +285,13 @@ def test_a_server_port_that_cannot_be_is_warned_about_only() -> None:
     assert "serverPort 70000" in warning
 
 
+def test_a_secret_proxy_without_a_secret_is_warned_about() -> None:
+    proxies = [{"name": "s", "type": "stcp", "localPort": 1}, {"name": "t", "type": "tcp"}]
+    cfg = client_from_dict({"auth": {"token": "x"}, "proxies": proxies})
+    (warning,) = cfg.warnings
+    assert warning.startswith("proxy s: secretKey is empty")
+
+
 def test_an_empty_port_range_is_warned_about() -> None:
     cfg = server_from_dict({"auth": {"token": "x"}, "allowPorts": [{"start": 5, "end": 4}]})
     (warning,) = cfg.warnings
