@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-from pyfrp.errors import LinkError
-from pyfrp.net.bridge import Bridge
-from pyfrp.net.endpoint import format_address, local_address, peer_address, tune
 from pyfrp.net.held import Held
 from pyfrp.net.listen import Listener, listen
-from pyfrp.server.proxies.base import ServerProxy, bind_first
+from pyfrp.server.proxies.base import bind_first
+from pyfrp.server.proxies.bridged import BridgedProxy
 
 
-class TCPProxy(ServerProxy):
+class TCPProxy(BridgedProxy):
     """Source: frp `server/proxy/tcp.go`."""
 
     counts_ports = 1
 
     _listener: Listener | None = None
     _port = 0
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._waiting: set[asyncio.Transport] = set()  # Users without a work connection yet.
 
     async def start(self) -> str:
         server = self.server
@@ -49,43 +42,10 @@ class TCPProxy(ServerProxy):
             self._listener = None
             self.server.ports.release(self.name, self._port, self.server.clock())
         if lost:
-            for user in self._waiting:
-                user.abort()
-            self._waiting.clear()
+            self.drop_waiting()
 
     def _accept(self, user: asyncio.Transport, held: Held) -> None:
         if self._listener is None:  # Accepted in the turn in which the listener was closed.
             user.abort()
             return
-        self._waiting.add(user)
-        self.scope.spawn(self._serve(user, held), name=f"user of {self.name}")
-
-    async def _serve(self, user: asyncio.Transport, held: Held) -> None:
-        address = peer_address(user)
-        self.log.debug(f"get a user connection [{format_address(address)}]")
-        try:
-            tune(user)
-            work, early = await self.open_work(address, local_address(user))
-        except LinkError as exc:
-            self.log.warning(str(exc), user=format_address(address))
-            user.abort()
-            return
-        except BaseException:
-            user.abort()
-            raise
-        finally:
-            self._waiting.discard(user)
-        if user.is_closing():
-            work.abort()
-            return
-        if not held.ended:
-            user.pause_reading()
-        bridge = Bridge(
-            user,
-            work,
-            early=held.early,
-            far_early=early,
-            near_ended=held.ended,
-            on_close=self.server.bridge_closed,
-        )
-        self.server.bridges[bridge] = None
+        self.take_user(user, held)
