@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pyfrp.server.proxies.base import ServerProxy
 from pyfrp.server.proxies.http import HTTPProxy
+from pyfrp.server.proxies.https import HTTPSProxy
 from pyfrp.server.proxies.tcp import TCPProxy
 
 PROXY_TYPES: dict[str, type[ServerProxy]] = {
     "http": HTTPProxy,
+    "https": HTTPSProxy,
     "tcp": TCPProxy,
 }

@@ -17,7 +17,7 @@ from tests.unit.server.scene import Log
 
 def proxy(**table):
     table = {"name": "web", "type": "tcp", "localPort": 4000, "remotePort": 6000, **table}
-    if table["type"] == "http":
+    if table["type"] != "tcp":
         del table["remotePort"]
     cfg = client_from_dict({"serverAddr": "127.0.0.1", "proxies": [table]})
     made = PROXY_TYPES[table["type"]](cfg.proxies[0], "alice.web", "token")
@@ -64,6 +64,22 @@ def test_every_field_of_an_http_proxy_goes_where_frp_has_it():
         annotations={"a": "2"},
         use_encryption=True,
         use_compression=True,
+    )
+
+
+def test_an_https_proxy_asks_for_its_names():
+    made = proxy(
+        type="https",
+        customDomains=["a.test", "*.b.test"],
+        subdomain="s",
+        transport={"useEncryption": True},
+    )
+    assert made.request() == NewProxy(
+        proxy_name="alice.web",
+        proxy_type="https",
+        custom_domains=["a.test", "*.b.test"],
+        subdomain="s",
+        use_encryption=True,
     )
 
 
