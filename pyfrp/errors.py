@@ -83,6 +83,10 @@ class BadHead(RemoteWireError):
         super().__init__(reason)
 
 
+class BadHello(RemoteWireError):
+    """The first bytes of a TLS connection are not a ClientHello, or over a limit."""
+
+
 class AuthError(PyfrpError):
     """A peer's credentials were refused; the text is what frp sends."""
 

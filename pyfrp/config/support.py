@@ -52,7 +52,6 @@ _SERVER = (
     *_COMMON,
     _Missing("kcpBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
     _Missing("quicBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
-    _Missing("vhostHTTPSPort", "remove it; a proxy of type tcp carries HTTPS untouched"),
     _Missing("tcpmuxHTTPConnectPort", "remove it and give each service a proxy of type tcp"),
     _Missing("sshTunnelGateway.bindPort", "remove it and run `pyfrp client`", lambda v: v > 0),
     _Missing("enablePrometheus", "remove it"),
@@ -71,7 +70,12 @@ _CLIENT = (
 )
 
 _PROXY = (
-    _Missing("type", "use http, tcp or stcp", _other_than("http", "tcp", "stcp"), shows=True),
+    _Missing(
+        "type",
+        "use http, https, tcp or stcp",
+        _other_than("http", "https", "tcp", "stcp"),
+        shows=True,
+    ),
     _Missing("plugin", "use localIP and localPort"),
     _Missing("loadBalancer.group", "remove it; give each service its own domain or port"),
     _Missing("transport.bandwidthLimit", "remove it", shows=True),

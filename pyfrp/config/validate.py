@@ -58,6 +58,10 @@ def server_problems(cfg: ServerConfig, allow_unsafe: Collection[str] = ()) -> It
     ]
     for shown, port, key in ports:
         yield from _port(shown, port, (key,))
+    if cfg.vhost_https_port and cfg.vhost_https_port == cfg.vhost_http_port != cfg.bind_port:
+        text = f"vhostHTTPPort and vhostHTTPSPort are both {cfg.vhost_http_port}"
+        hint = "give each a port of its own, or let both be equal to bindPort"
+        yield Problem(text, ("vhostHTTPSPort",), hint)
     for index, plugin in enumerate(cfg.http_plugins):
         if not set(plugin.ops) <= set(_PLUGIN_OPS):
             yield _choice("http plugin ops", _PLUGIN_OPS, ("httpPlugins", index, "ops"))

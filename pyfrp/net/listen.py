@@ -15,7 +15,7 @@ class Sniffer(asyncio.Protocol):
     """Reads as many bytes of a connection as tell what it speaks, then gives it away, paused.
 
     Args:
-        http_here: Whether http vhost callers come to this port too.
+        http_here, https_here: Whether http, and https, vhost callers come to this port too.
         on_known: Called with the transport, the kind and the bytes read.
         on_gone: Called with this object when it is done, whatever came of it.
     """
@@ -24,10 +24,12 @@ class Sniffer(asyncio.Protocol):
         self,
         *,
         http_here: bool,
+        https_here: bool = False,
         on_known: Callable[[asyncio.Transport, Kind, bytes], None],
         on_gone: Callable[[Sniffer], None],
     ) -> None:
         self._http_here = http_here
+        self._https_here = https_here
         self._on_known = on_known
         self._on_gone = on_gone
         self._data = b""
@@ -38,7 +40,7 @@ class Sniffer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._data += data
-        kind = classify(self._data, http_here=self._http_here, https_here=False)
+        kind = classify(self._data, http_here=self._http_here, https_here=self._https_here)
         if kind is not None and self._transport is not None:
             transport, self._transport = self._transport, None
             transport.pause_reading()

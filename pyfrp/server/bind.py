@@ -19,9 +19,15 @@ Bound: TypeAlias = dict[tuple[str, int], socket.socket]
 """Listening sockets by the address that the configuration gives."""
 
 
-def shares_port(cfg: ServerConfig) -> bool:
-    """Whether http callers come to the clients' port."""
-    return cfg.vhost_http_port == cfg.bind_port and cfg.bind_addr == cfg.proxy_bind_addr
+def shares_port(cfg: ServerConfig, port: int) -> bool:
+    """Whether those who come to `port` of a vhost come to the clients' port."""
+    return port == cfg.bind_port and cfg.bind_addr == cfg.proxy_bind_addr
+
+
+def own_ports(cfg: ServerConfig) -> list[int]:
+    """The ports of vhosts that are not the clients' port as well."""
+    ports = (cfg.vhost_http_port, cfg.vhost_https_port)
+    return [port for port in ports if port and not shares_port(cfg, port)]
 
 
 def bind_early(cfg: ServerConfig) -> Bound:
@@ -38,8 +44,7 @@ def bind_early(cfg: ServerConfig) -> Bound:
     if files or cfg.log.to not in ("", "console"):
         return {}
     wanted = [(cfg.bind_addr, cfg.bind_port, True)]
-    if cfg.vhost_http_port and not shares_port(cfg):
-        wanted.append((cfg.proxy_bind_addr, cfg.vhost_http_port, False))
+    wanted += [(cfg.proxy_bind_addr, port, False) for port in own_ports(cfg)]
     if not all(is_numeric(host) for host, _, _ in wanted):
         return {}
     bound: Bound = {}

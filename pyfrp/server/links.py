@@ -74,7 +74,7 @@ class LinkAcceptor:
 
     Args:
         on_first: Gets each connection's first message; owns the connection from then on.
-        on_http: Gets vhost callers that came to the bind port, or None when there are none.
+        on_http, on_https: Get vhost callers that came to the bind port; None where there are none.
         tls: Server side context.
         force_tls: Close what does not speak TLS.
         tcp_mux: Whether links carry a mux.
@@ -86,6 +86,7 @@ class LinkAcceptor:
         *,
         on_first: FirstMessage,
         on_http: Callable[[asyncio.Transport, bytes], None] | None,
+        on_https: Callable[[asyncio.Transport, bytes], None] | None = None,
         tls: ssl.SSLContext,
         force_tls: bool,
         tcp_mux: bool,
@@ -95,6 +96,7 @@ class LinkAcceptor:
     ) -> None:
         self._on_first = on_first
         self._on_http = on_http
+        self._on_https = on_https
         self._tls = tls
         self._force_tls = force_tls
         self._tcp_mux = tcp_mux
@@ -111,7 +113,10 @@ class LinkAcceptor:
     def protocol(self) -> Sniffer:
         """For `loop.create_server`."""
         sniffer = Sniffer(
-            http_here=self._on_http is not None, on_known=self._on_known, on_gone=self._known
+            http_here=self._on_http is not None,
+            https_here=self._on_https is not None,
+            on_known=self._on_known,
+            on_gone=self._known,
         )
         self._expect(sniffer)
         return sniffer
@@ -160,6 +165,9 @@ class LinkAcceptor:
     def _on_known(self, transport: asyncio.Transport, kind: Kind, early: bytes) -> None:
         if kind is Kind.HTTP and self._on_http is not None:
             self._on_http(transport, early)
+            return
+        if kind is Kind.HTTPS and self._on_https is not None:
+            self._on_https(transport, early)
             return
         secure = kind in (Kind.TLS, Kind.TLS_AFTER_BYTE)
         if kind is Kind.WEBSOCKET or (self._force_tls and not secure):

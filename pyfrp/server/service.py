@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pyfrp.config import ServerConfig
     from pyfrp.net.bridge import Bridge
     from pyfrp.server.proxies.base import ServerProxy
+    from pyfrp.vhost.https import HttpsMuxer
 
 RUN_ID_BYTES = 8
 # Callers that each bring a new connection, by the dozen at once, share turns of the loop, writes to
@@ -69,9 +70,11 @@ class Server:
         self.visitors = VisitorManager()
         self.proxy_bind_addr = cfg.proxy_bind_addr
         self.http_port = cfg.vhost_http_port
+        self.https_port = cfg.vhost_https_port
         self.sub_domain_host = cfg.sub_domain_host
         self.keepalive_s = float(cfg.transport.tcp_keepalive)
         self.http: HttpFrontend | None = None
+        self.https: HttpsMuxer | None = None
         self.bridges: dict[Bridge, None] = {}
         self.controls: dict[str, Control] = {}
         self._proxies: dict[str, ServerProxy] = {}
@@ -99,10 +102,16 @@ class Server:
                 log=self.log,
                 scope=self._scope,
             )
-        shared = shares_port(cfg)
+        if cfg.vhost_https_port:
+            from pyfrp.vhost.https import HttpsMuxer  # few servers have it: not at start-up
+
+            self.https = HttpsMuxer(log=self.log)
+        shared = shares_port(cfg, cfg.vhost_http_port)
+        https_shared = shares_port(cfg, cfg.vhost_https_port)
         self._acceptor = LinkAcceptor(
             on_first=self._on_first,
             on_http=self.http.adopt if self.http is not None and shared else None,
+            on_https=self.https.adopt if self.https is not None and https_shared else None,
             tls=context,
             force_tls=tls.force,
             tcp_mux=cfg.transport.tcp_mux,
@@ -116,7 +125,7 @@ class Server:
                 cfg.bind_addr,
                 cfg.bind_port,
                 links=True,
-                lanes=ACCEPT_LANES if shared else 1,
+                lanes=ACCEPT_LANES if shared or https_shared else 1,
             )
             self.log.info(f"frps tcp listen on {format_address((cfg.bind_addr, cfg.bind_port))}")
             if self.http is not None:
@@ -124,6 +133,16 @@ class Server:
                 if not shared:
                     await self._listen(self.http.protocol, *address, lanes=ACCEPT_LANES)
                 self.log.info(f"http service listen on {format_address(address)}")
+            if self.https is not None:
+                address = (cfg.proxy_bind_addr, cfg.vhost_https_port)
+                if not https_shared:
+                    await self._listen(self.https.protocol, *address, lanes=ACCEPT_LANES)
+                self.log.info(f"https service listen on {format_address(address)}")
+                if https_shared:
+                    self.log.info(
+                        "TLS on bindPort is https: clients must send frp's first byte "
+                        "(transport.tls.disableCustomTLSFirstByte = false) or turn TLS off"
+                    )
         except ConfigError:
             await self._close()
             raise
@@ -156,6 +175,8 @@ class Server:
         for listener in self._listeners:
             listener.close()
         self.visitors.close()
+        if self.https is not None:
+            self.https.close()
         for proxy in list(self._proxies.values()):
             if proxy.counts_ports:
                 proxy.close()
@@ -180,6 +201,8 @@ class Server:
             control.close()
         if self.http is not None:
             self.http.close()
+        if self.https is not None:
+            self.https.close()
         for bridge in list(self.bridges):
             bridge.abort()
         if self._acceptor is not None:

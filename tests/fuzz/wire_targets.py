@@ -10,8 +10,10 @@ from pyfrp.errors import BadMessage, LocalWireError, MuxError, RemoteWireError
 from pyfrp.wire import framing, kcp, proxyproto, snappy, sniff, stun, v2, v2crypto, websocket
 from pyfrp.wire import messages as m
 from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key, unseal
+from pyfrp.wire.clienthello import MAX_HELLO_BYTES, MAX_NAME_BYTES, HelloReader
 from pyfrp.wire.yamux import INITIAL_WINDOW, MAX_WINDOW, OPEN_LIMIT, WINDOW_BUDGET
 from tests.fuzz.engine import Behaviour, Target, cut
+from tests.unit.wire.hellos import body, extension, hello, library_hello, message, records, sni
 from tests.unit.wire.yamux_pair import (
     Clock,
     Side,
@@ -229,6 +231,26 @@ def _sniff(data: bytes, rng: random.Random) -> Behaviour:
     return tuple(found)
 
 
+def _hello(data: bytes, rng: random.Random) -> Behaviour:
+    def run(pieces: Sequence[bytes]) -> tuple[str | None, str]:
+        reader = HelloReader()
+        try:
+            for piece in pieces:
+                name = reader.feed(piece)
+                if name is not None:
+                    return name, ""
+        except RemoteWireError as exc:
+            return None, str(exc)
+        assert len(reader.raw) < MAX_HELLO_BYTES
+        return None, ""
+
+    whole = run([data] if data else [])
+    pieces_agree(whole, run(cut(data, rng)))
+    name, fault = whole
+    assert name is None or (name.isascii() and len(name) <= MAX_NAME_BYTES)
+    return name is None, bool(name), "".join(c for c in fault if c.isalpha())[:40]
+
+
 def _guarded(decode: Callable[[bytes], Any]) -> Callable[[bytes, random.Random], Behaviour]:
     """A decoder of one datagram or head: it gives something, or complains properly."""
 
@@ -301,6 +323,16 @@ TARGETS = [
         _sniff,
         [b"GET /~!frp HTTP/1.1", b"POST / HTTP/1.1", b"\x16\x03\x01", b"\x17\x16\x03", b"o\x00"],
         [b"GET ", b"PRI * HTTP/2.0", b"\x16", b"\x17", sniff.WEBSOCKET_START],
+    ),
+    Target(
+        "client-hello",
+        _hello,
+        [
+            hello("a.test"),
+            library_hello("chat.example.com"),
+            records(message(body(extension(10, b""), sni("a.test"))), 20),
+        ],
+        [sni("b.test"), extension(21, b""), b"\x16\x03\x01", b"\x00\x00"],
     ),
     Target(
         "v2-frames",

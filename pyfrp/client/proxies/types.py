@@ -9,7 +9,7 @@ from pyfrp.client.proxies.httpbridge import HttpBridge
 from pyfrp.wire.messages import NewProxy
 
 if TYPE_CHECKING:
-    from pyfrp.config.proxies import HTTPProxyConfig, TCPProxyConfig
+    from pyfrp.config.proxies import HTTPProxyConfig, HTTPSProxyConfig, TCPProxyConfig
 
 
 class TCPProxy(ClientProxy):
@@ -41,4 +41,16 @@ class HTTPProxy(ClientProxy):
         msg.headers = dict(cfg.request_headers.set)
         msg.response_headers = dict(cfg.response_headers.set)
         msg.route_by_http_user = cfg.route_by_http_user
+        return msg
+
+
+class HTTPSProxy(ClientProxy):
+    """Type https: TLS passes through, and the local service has the certificate."""
+
+    cfg: HTTPSProxyConfig
+
+    def request(self) -> NewProxy:
+        msg = super().request()
+        msg.custom_domains = list(self.cfg.custom_domains)
+        msg.subdomain = self.cfg.subdomain
         return msg

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pyfrp.server.proxies.base import ServerProxy
 from pyfrp.server.proxies.http import HTTPProxy
+from pyfrp.server.proxies.https import HTTPSProxy
 from pyfrp.server.proxies.stcp import STCPProxy
 from pyfrp.server.proxies.tcp import TCPProxy
 
 PROXY_TYPES: dict[str, type[ServerProxy]] = {
     "http": HTTPProxy,
     "stcp": STCPProxy,
+    "https": HTTPSProxy,
     "tcp": TCPProxy,
 }

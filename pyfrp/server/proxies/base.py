@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyfrp.net.bridge import Bridge
     from pyfrp.net.listen import Listener
     from pyfrp.vhost.frontend import HttpFrontend
+    from pyfrp.vhost.https import HttpsMuxer
 
 
 class Surroundings(Protocol):
@@ -28,8 +29,10 @@ class Surroundings(Protocol):
     ports: PortManager
     visitors: VisitorManager
     http: HttpFrontend | None
+    https: HttpsMuxer | None
     proxy_bind_addr: str
     http_port: int
+    https_port: int
     sub_domain_host: str
     token: str
     keepalive_s: float

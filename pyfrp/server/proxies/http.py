@@ -48,8 +48,7 @@ class HTTPProxy(ServerProxy):
                 key = (domain, location, wanted.route_by_http_user)
                 server.http.router.add(*key, route)
                 self._routes.append(key)
-                port = "" if server.http_port in (80, 443) else f":{server.http_port}"
-                addresses.append(f"{domain}{port}")
+                addresses.append(vhost_address(domain, server.http_port))
                 self.log.info(
                     f"http proxy listen for host [{domain}] location [{location}] group [], "
                     f"routeByHTTPUser [{wanted.route_by_http_user}]"
@@ -76,6 +75,11 @@ def _edit(host: str, headers: dict[str, str]) -> HeadEdit | None:
     if not host and not headers:
         return None
     return HeadEdit(host.encode() if host else None, headers)
+
+
+def vhost_address(domain: str, port: int) -> str:
+    """What a client is told of where a vhost proxy can be reached; the usual ports are left out."""
+    return domain if port in (80, 443) else f"{domain}:{port}"
 
 
 def vhost_domains(custom: list[str], subdomain: str, sub_domain_host: str) -> list[str]:

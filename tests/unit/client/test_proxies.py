@@ -75,6 +75,22 @@ def test_a_secret_proxy_sends_its_secret_and_whom_it_admits():
     assert "s3cret" not in repr(made.request())
 
 
+def test_an_https_proxy_asks_for_its_names():
+    made = proxy(
+        type="https",
+        customDomains=["a.test", "*.b.test"],
+        subdomain="s",
+        transport={"useEncryption": True},
+    )
+    assert made.request() == NewProxy(
+        proxy_name="alice.web",
+        proxy_type="https",
+        custom_domains=["a.test", "*.b.test"],
+        subdomain="s",
+        use_encryption=True,
+    )
+
+
 # -- states -------------------------------------------------------------------------------------
 
 

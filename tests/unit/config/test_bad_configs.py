@@ -72,6 +72,10 @@ SERVER: list[tuple[str, str]] = [
         "tcpmuxHTTPConnectPort = 99999",
         ":1: tcpMuxHTTPConnectPort: port number 99999 must be in the range 0..65535",
     ),
+    (
+        "vhostHTTPPort = 80\nvhostHTTPSPort = 80",
+        ":2: vhostHTTPPort and vhostHTTPSPort are both 80; give each a port of its own, or let",
+    ),
     ("webServer.port = 99999", "webServer.port: port number 99999 must be in the range 0..65535"),
     ("webServer.tls = {}", "tls.certFile must be specified when tls is enabled"),
     ("webServer.tls.certFile = 'x'", "tls.keyFile must be specified when tls is enabled"),
@@ -347,7 +351,6 @@ def test_a_file_for_the_other_role_is_recognized(tmp_path: Path) -> None:
 UNSUPPORTED_SERVER = [
     ("kcpBindPort = 1", "kcpBindPort"),
     ("quicBindPort = 1", "quicBindPort"),
-    ("vhostHTTPSPort = 1", "vhostHTTPSPort"),
     ("tcpmuxHTTPConnectPort = 1", "tcpmuxHTTPConnectPort"),
     ("sshTunnelGateway.bindPort = 1", "sshTunnelGateway.bindPort"),
     ("webServer.port = 1", "webServer.port"),
@@ -379,7 +382,6 @@ UNSUPPORTED_CLIENT = [
         (f"[[proxies]]\nname = 'a'\ntype = '{tag}'\n" + more, f'proxy a: type = "{tag}"')
         for tag, more in (
             ("udp", ""),
-            ("https", "customDomains = ['a']"),
             ("tcpmux", "customDomains = ['a']\nmultiplexer = 'httpconnect'"),
             ("sudp", ""),
             ("xtcp", ""),
@@ -436,6 +438,7 @@ SUPPORTED_CLIENT = [
     HTTP + "locations = ['/a']\nhttpUser = 'u'\nhttpPassword = 'p'\nrouteByHTTPUser = 'u'\n"
     "hostHeaderRewrite = 'h'\nrequestHeaders.set.a = 'b'\nresponseHeaders.set.a = 'b'\n"
     "transport.useEncryption = true\ntransport.useCompression = true\nannotations.a = 'b'\n",
+    "[[proxies]]\nname = 'a'\ntype = 'https'\ncustomDomains = ['a']\n",
     # Disabled entries are not looked at.
     "[[proxies]]\nname = 'a'\ntype = 'udp'\nenabled = false\n",
 ]

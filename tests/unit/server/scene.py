@@ -17,6 +17,7 @@ from pyfrp.net.conn import MessageConn
 from pyfrp.server.links import LinkAcceptor
 from pyfrp.server.service import Server
 from pyfrp.vhost.frontend import HttpFrontend
+from pyfrp.vhost.https import HttpsMuxer
 from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
 from pyfrp.wire.messages import (
     Login,
@@ -194,6 +195,8 @@ class Office:
                 log=self.log,
                 scope=self.server._scope,
             )
+        if self.cfg.vhost_https_port:
+            self.server.https = HttpsMuxer(log=self.log)
         self.acceptor = LinkAcceptor(
             on_first=self.server._on_first,
             on_http=None,
@@ -254,6 +257,9 @@ class Office:
         if server.http is not None:
             assert server.http.router._domains == {}
             assert server.http._pools == {}
+        if server.https is not None:
+            assert server.https.router._domains == {}
+            assert not len(server.https)
 
 
 @asynccontextmanager

@@ -44,6 +44,18 @@ def test_a_shared_port_is_bound_once() -> None:
     bound["127.0.0.1", port].close()
 
 
+def test_https_has_a_port_of_its_own_unless_it_shares_the_clients() -> None:
+    (port,) = free_ports(1)
+    cfg = config(vhostHTTPSPort=port)
+    bound = bind_early(cfg)
+    assert [port for _, port in bound] == [cfg.bind_port, cfg.vhost_http_port, port]
+    for sock in bound.values():
+        sock.close()
+    bound = bind_early(config(bindPort=port, vhostHTTPPort=port, vhostHTTPSPort=port))
+    assert list(bound) == [("127.0.0.1", port)]
+    bound["127.0.0.1", port].close()
+
+
 def test_without_an_http_port_there_is_none() -> None:
     bound = bind_early(config(vhostHTTPPort=0))
     assert len(bound) == 1
