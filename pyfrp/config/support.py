@@ -71,7 +71,7 @@ _CLIENT = (
 )
 
 _PROXY = (
-    _Missing("type", "use http or tcp", _other_than("http", "tcp"), shows=True),
+    _Missing("type", "use http, tcp or udp", _other_than("http", "tcp", "udp"), shows=True),
     _Missing("plugin", "use localIP and localPort"),
     _Missing("healthCheck.type", "remove it; a dead service is answered with 502 by itself"),
     _Missing("loadBalancer.group", "remove it; give each service its own domain or port"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pyfrp.client.proxies.base import ClientProxy
 from pyfrp.client.proxies.types import HTTPProxy, TCPProxy
+from pyfrp.client.proxies.udp import UDPProxy
 
 PROXY_TYPES: dict[str, type[ClientProxy]] = {
     "http": HTTPProxy,
     "tcp": TCPProxy,
+    "udp": UDPProxy,
 }

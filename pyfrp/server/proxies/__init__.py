@@ -5,8 +5,10 @@ from __future__ import annotations
 from pyfrp.server.proxies.base import ServerProxy
 from pyfrp.server.proxies.http import HTTPProxy
 from pyfrp.server.proxies.tcp import TCPProxy
+from pyfrp.server.proxies.udp import UDPProxy
 
 PROXY_TYPES: dict[str, type[ServerProxy]] = {
     "http": HTTPProxy,
     "tcp": TCPProxy,
+    "udp": UDPProxy,
 }

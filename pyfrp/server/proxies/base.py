@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pyfrp.errors import RefusedError
 from pyfrp.net.endpoint import Endpoint
@@ -17,14 +17,17 @@ from pyfrp.wire.messages import NewProxy, StartWorkConn
 
 if TYPE_CHECKING:
     from pyfrp.net.bridge import Bridge
-    from pyfrp.net.listen import Listener
     from pyfrp.vhost.frontend import HttpFrontend
+
+Bound = TypeVar("Bound")
 
 
 class Surroundings(Protocol):
     """What a proxy may use of the server; all of it is shared."""
 
     ports: PortManager
+    udp_ports: PortManager
+    udp_packet_size: int
     http: HttpFrontend | None
     proxy_bind_addr: str
     http_port: int
@@ -113,8 +116,8 @@ class ServerProxy:
 
 
 async def bind_first(
-    listen: Callable[[int], Any], ports: Sequence[int], *, fixed: bool
-) -> tuple[Listener, int]:
+    listen: Callable[[int], Awaitable[Bound]], ports: Sequence[int], *, fixed: bool
+) -> tuple[Bound, int]:
     """Bind the first of `ports` that is free on this machine.
 
     Raises:

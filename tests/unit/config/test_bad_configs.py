@@ -374,7 +374,6 @@ UNSUPPORTED_CLIENT = [
     *(
         (f"[[proxies]]\nname = 'a'\ntype = '{tag}'\n" + more, f'proxy a: type = "{tag}"')
         for tag, more in (
-            ("udp", ""),
             ("https", "customDomains = ['a']"),
             ("tcpmux", "customDomains = ['a']\nmultiplexer = 'httpconnect'"),
             ("stcp", ""),
@@ -431,7 +430,7 @@ SUPPORTED_CLIENT = [
     "hostHeaderRewrite = 'h'\nrequestHeaders.set.a = 'b'\nresponseHeaders.set.a = 'b'\n"
     "transport.useEncryption = true\ntransport.useCompression = true\nannotations.a = 'b'\n",
     # Disabled entries are not looked at.
-    "[[proxies]]\nname = 'a'\ntype = 'udp'\nenabled = false\n",
+    "[[proxies]]\nname = 'a'\ntype = 'xtcp'\nenabled = false\n",
 ]
 
 
