@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pyfrp.client.proxies import udp as module
+from pyfrp.client.proxies.udp import IDLE_S
 from pyfrp.errors import DialError
 from pyfrp.net.payload import wrap_payload
 from pyfrp.wire.cfb import derive_key
@@ -121,52 +122,56 @@ async def test_the_service_may_be_at_an_ipv6_address_or_a_name(name):
         server.end.abort()
 
 
-async def test_idle_users_are_let_go_and_others_stay(monkeypatch):
-    monkeypatch.setattr(module, "IDLE_S", 0.2)
-    monkeypatch.setattr(module, "PING_S", 0.2)
-    monkeypatch.setattr(module, "COARSE_S", 0.01)
+@pytest.fixture
+def _watchful(monkeypatch):
+    """Let a relay look at the time often; what it looks at is set by hand."""
+    monkeypatch.setattr(module, "PING_S", 0.01)
+    monkeypatch.setattr(module, "COARSE_S", 0.0)
+
+
+@pytest.mark.usefixtures("_watchful")
+async def test_idle_users_are_let_go_and_others_stay():
     async with await EchoUdp().start() as echo, running(echo.port) as s:
         server = await start(s)
         server.send(*(packet(b"once", user(number)) for number in range(5)))
-        await server.packets(5)
+        await until(lambda: len(echo.got) == 5, "the datagrams")
         relay = relay_of(s)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        sources = echo.sources
-        while loop.time() < began + 0.5:
-            server.send(packet(b"again", user(0)))
-            await asyncio.sleep(0.02)
-        assert list(relay._locals) == [(user(0).ip, user(0).port, "")]
-        assert echo.sources == sources
-        await until(lambda: not relay._locals, "the last user to go")
-        server.send(packet(b"back", user(0)))
-        await until(lambda: echo.got[-1][0] == b"back", "the user to come back")
+        kept, *others = relay._locals.items()
+        kept[1].heard -= IDLE_S - 10
+        for _, local in others:
+            local.heard -= IDLE_S
+        await until(lambda: len(relay._locals) < 5, "the idle users to go")
+        assert relay._locals == {kept[0]: kept[1]}
+        server.send(packet(b"again", user(0)), packet(b"back", user(1)))
+        await until(lambda: len(echo.got) == 7, "a user to come back")
+        assert echo.got[5][1] == echo.got[0][1]
         assert len(echo.sources) == 6
         server.end.abort()
 
 
-async def test_answers_alone_keep_a_user(monkeypatch):
-    monkeypatch.setattr(module, "IDLE_S", 0.2)
-    monkeypatch.setattr(module, "PING_S", 0.2)
-    monkeypatch.setattr(module, "COARSE_S", 0.01)
+@pytest.mark.usefixtures("_watchful")
+@pytest.mark.parametrize("way", ["to the service", "from the service"])
+async def test_a_datagram_either_way_keeps_a_user(way):
     async with await EchoUdp().start() as echo, running(echo.port) as s:
         server = await start(s)
         echo.silent = True
         server.send(packet(b"subscribe", user()))
         await until(lambda: echo.got, "the datagram")
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        while loop.time() < began + 0.5:
+        [local] = relay_of(s)._locals.values()
+        local.heard -= IDLE_S - 10
+        before = local.heard
+        if way == "to the service":
+            server.send(packet(b"still here", user()))
+        else:
             echo.sock.sendto(b"news", echo.got[0][1])
-            await asyncio.sleep(0.02)
-        assert len(relay_of(s)._locals) == 1
-        assert len(echo.got) == 1
+        await until(lambda: local.heard >= before + IDLE_S - 10, "the user to count as alive")
+        assert list(relay_of(s)._locals.values()) == [local]
         server.end.abort()
 
 
 async def test_a_ping_leaves_every_interval(monkeypatch):
     monkeypatch.setattr(module, "PING_S", 0.02)
-    monkeypatch.setattr(module, "IDLE_S", 0.02)
+    monkeypatch.setattr(module, "COARSE_S", 0.0)
     async with running(free_port()) as s:
         server = await start(s)
         assert (await server.packets(3))[:3] == [Ping()] * 3
@@ -248,7 +253,7 @@ async def test_a_service_that_is_not_there_is_told_once_and_found_when_it_comes(
 
 async def test_a_name_that_does_not_resolve_is_told_and_tried_again(monkeypatch):
     monkeypatch.setattr(module, "PING_S", 0.02)
-    monkeypatch.setattr(module, "IDLE_S", 0.02)
+    monkeypatch.setattr(module, "COARSE_S", 0.0)
     known = []
 
     async def lookup(host, port):
