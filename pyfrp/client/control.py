@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyfrp.auth.token import TokenAuth
 from pyfrp.client.connector import Connector
@@ -21,7 +21,6 @@ from pyfrp.errors import (
     PyfrpError,
     WireError,
 )
-from pyfrp.net.bridge import Bridge
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.held import Held
@@ -50,6 +49,21 @@ SAMPLE_S = 0.5  # How often draining looks: the data path only counts, reading a
 MAX_OPENING = 256
 
 
+class Carrier(Protocol):
+    """What a work connection ends in: a bridge, or what stands for one."""
+
+    def carried(self) -> int:
+        """How many bytes have passed, both ways together."""
+        ...
+
+    def at_rest(self) -> bool:
+        """Whether evidently nobody waits for anything on it."""
+        ...
+
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
 class Control:
     """A session with the server.
 
@@ -73,7 +87,7 @@ class Control:
         report: Callable[[BaseException, str], None],
         visitors: Iterable[ClientVisitor] = (),
     ) -> None:
-        self.bridges: dict[Bridge, None] = {}
+        self.bridges: dict[Carrier, None] = {}
         self._conn = conn
         self._connector = connector
         self.run_id = run_id
@@ -145,7 +159,7 @@ class Control:
             if proxy.phase is Phase.RUNNING:
                 self._conn.write(CloseProxy(proxy_name=proxy.name))
             proxy.phase = Phase.CLOSED
-        seen: dict[Bridge, tuple[int, float]] = {}
+        seen: dict[Carrier, tuple[int, float]] = {}
         while self.bridges and not self._conn.ended:
             self._close_resting(seen)
             self._quiet.clear()
@@ -155,7 +169,7 @@ class Control:
             except TimeoutError:
                 pass  # Time to look again.
 
-    def _close_resting(self, seen: dict[Bridge, tuple[int, float]]) -> None:
+    def _close_resting(self, seen: dict[Carrier, tuple[int, float]]) -> None:
         """Close the bridges whose rest has lasted.
 
         Args:
@@ -163,14 +177,14 @@ class Control:
         """
         now = self._clock()
         for bridge in list(self.bridges):
-            carried = bridge.near.received + bridge.far.received
+            carried = bridge.carried()
             before, since = seen.get(bridge, (-1, now))
             if carried != before:
                 seen[bridge] = (carried, now)
             elif now - since >= REST_S and bridge.at_rest():
                 bridge.close()
 
-    def bridge_closed(self, bridge: Bridge) -> None:
+    def bridge_closed(self, bridge: Carrier) -> None:
         self.bridges.pop(bridge, None)
         if not self.bridges:
             self._quiet.set()

@@ -22,6 +22,7 @@ from pyfrp.errors import AuthError, HandshakeError, LinkError, PyfrpError, WireE
 from pyfrp.log import get_logger
 from pyfrp.net.certs import client_context
 from pyfrp.net.conn import MessageConn
+from pyfrp.net.datagrams import packet_size
 from pyfrp.version import FRP_VERSION
 from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
 from pyfrp.wire.messages import Login, LoginResp
@@ -72,7 +73,8 @@ class Client:
 
     def _make(self, proxy: Any) -> ClientProxy:
         name = wire_name(self.cfg.user, proxy.name)
-        return PROXY_TYPES[proxy.type](proxy, name, self.cfg.auth.token)
+        size = packet_size(self.cfg.udp_packet_size)
+        return PROXY_TYPES[proxy.type](proxy, name, self.cfg.auth.token, packet_size=size)
 
     def _make_visitors(self) -> list[ClientVisitor]:
         if not self.cfg.visitors:

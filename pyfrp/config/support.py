@@ -72,8 +72,8 @@ _CLIENT = (
 _PROXY = (
     _Missing(
         "type",
-        "use http, https, tcp or stcp",
-        _other_than("http", "https", "tcp", "stcp"),
+        "use http, https, tcp, udp or stcp",
+        _other_than("http", "https", "tcp", "udp", "stcp"),
         shows=True,
     ),
     _Missing("plugin", "use localIP and localPort"),

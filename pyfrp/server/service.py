@@ -12,6 +12,7 @@ from pyfrp.errors import AuthError, ConfigError, LinkError, RefusedError
 from pyfrp.log import get_logger
 from pyfrp.net.certs import server_context
 from pyfrp.net.conn import MessageConn
+from pyfrp.net.datagrams import packet_size
 from pyfrp.net.endpoint import format_address, peer_address
 from pyfrp.net.listen import Listener, listen
 from pyfrp.net.scope import Scope
@@ -66,7 +67,10 @@ class Server:
             frozenset(cfg.auth.additional_scopes),
             max_clock_skew=cfg.auth.max_clock_skew,
         )
-        self.ports = PortManager([ports.bounds for ports in cfg.allow_ports])
+        allowed = [ports.bounds for ports in cfg.allow_ports]
+        self.ports = PortManager(allowed)
+        self.udp_ports = PortManager(allowed)
+        self.udp_packet_size = packet_size(cfg.udp_packet_size)
         self.visitors = VisitorManager()
         self.proxy_bind_addr = cfg.proxy_bind_addr
         self.http_port = cfg.vhost_http_port

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pyfrp.client.proxies.base import ClientProxy
 from pyfrp.client.proxies.stcp import STCPProxy
 from pyfrp.client.proxies.types import HTTPProxy, HTTPSProxy, TCPProxy
+from pyfrp.client.proxies.udp import UDPProxy
 
 PROXY_TYPES: dict[str, type[ClientProxy]] = {
     "http": HTTPProxy,
     "https": HTTPSProxy,
     "stcp": STCPProxy,
     "tcp": TCPProxy,
+    "udp": UDPProxy,
 }

@@ -41,11 +41,12 @@ class ClientProxy:
         cfg: Its table of the file.
         name: Its name on the wire.
         token: For the payload's cipher.
+        packet_size: Most bytes of a datagram that are carried.
     """
 
     bridge_type: ClassVar[type[Bridge]] = Bridge
 
-    def __init__(self, cfg: ProxyBase, name: str, token: str) -> None:
+    def __init__(self, cfg: ProxyBase, name: str, token: str, *, packet_size: int = 1500) -> None:
         self.cfg = cfg
         self.name = name
         self.phase = Phase.NEW
@@ -54,6 +55,7 @@ class ClientProxy:
         self.log: Any = None
         self._since = 0.0
         self.health = make_monitor(cfg)
+        self._packet_size = packet_size
         self._key = derive_key(token) if cfg.transport.use_encryption else None
 
     # -- with the server -----------------------------------------------------------------------

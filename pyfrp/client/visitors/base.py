@@ -17,6 +17,7 @@ from pyfrp.wire.cfb import derive_key
 from pyfrp.wire.messages import Message, NewVisitorConn, NewVisitorConnResp
 
 if TYPE_CHECKING:
+    from pyfrp.client.control import Carrier
     from pyfrp.config.visitors import VisitorBase
     from pyfrp.net.bridge import Bridge
     from pyfrp.net.conn import MessageConn
@@ -28,7 +29,7 @@ class Session(Protocol):
     """What a visitor may use of a login at the server."""
 
     run_id: str
-    bridges: dict[Bridge, None]
+    bridges: dict[Carrier, None]
 
     async def introduce(self, first: Message) -> MessageConn:
         """Open a connection to the server and begin it with `first`. Raises LinkError."""

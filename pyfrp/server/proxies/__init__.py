@@ -7,10 +7,12 @@ from pyfrp.server.proxies.http import HTTPProxy
 from pyfrp.server.proxies.https import HTTPSProxy
 from pyfrp.server.proxies.stcp import STCPProxy
 from pyfrp.server.proxies.tcp import TCPProxy
+from pyfrp.server.proxies.udp import UDPProxy
 
 PROXY_TYPES: dict[str, type[ServerProxy]] = {
     "http": HTTPProxy,
     "stcp": STCPProxy,
     "https": HTTPSProxy,
     "tcp": TCPProxy,
+    "udp": UDPProxy,
 }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pyfrp.errors import RefusedError
 from pyfrp.net.endpoint import Endpoint
@@ -18,9 +18,10 @@ from pyfrp.wire.messages import NewProxy, StartWorkConn
 
 if TYPE_CHECKING:
     from pyfrp.net.bridge import Bridge
-    from pyfrp.net.listen import Listener
     from pyfrp.vhost.frontend import HttpFrontend
     from pyfrp.vhost.https import HttpsMuxer
+
+Bound = TypeVar("Bound")
 
 
 class Surroundings(Protocol):
@@ -28,6 +29,8 @@ class Surroundings(Protocol):
 
     ports: PortManager
     visitors: VisitorManager
+    udp_ports: PortManager
+    udp_packet_size: int
     http: HttpFrontend | None
     https: HttpsMuxer | None
     proxy_bind_addr: str
@@ -126,8 +129,8 @@ class ServerProxy:
 
 
 async def bind_first(
-    listen: Callable[[int], Any], ports: Sequence[int], *, fixed: bool
-) -> tuple[Listener, int]:
+    listen: Callable[[int], Awaitable[Bound]], ports: Sequence[int], *, fixed: bool
+) -> tuple[Bound, int]:
     """Bind the first of `ports` that is free on this machine.
 
     Raises:

@@ -64,7 +64,10 @@ class Session:
         self.near.pause_reading()
         self.far.pause_reading()
         self.server = MessageConn(self.far)
-        self.proxies = [PROXY_TYPES[p.type](p, p.name, TOKEN) for p in cfg.proxies]
+        size = settings.pop("packet_size", 1500)
+        self.proxies = [
+            PROXY_TYPES[p.type](p, p.name, TOKEN, packet_size=size) for p in cfg.proxies
+        ]
         self.visitors = [VISITOR_TYPES[v.type](v, f"bob.{v.name}", self.log) for v in cfg.visitors]
         scopes = settings.pop("scopes", ())
         self.control = Control(
@@ -138,3 +141,7 @@ def tcp(name: str, port: int, **more: Any) -> dict[str, Any]:
 
 def http(name: str, port: int, **more: Any) -> dict[str, Any]:
     return {"name": name, "type": "http", "localPort": port, "customDomains": ["a.test"], **more}
+
+
+def udp(name: str, port: int, **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": "udp", "localPort": port, "remotePort": 6000, **more}

@@ -381,7 +381,6 @@ UNSUPPORTED_CLIENT = [
     *(
         (f"[[proxies]]\nname = 'a'\ntype = '{tag}'\n" + more, f'proxy a: type = "{tag}"')
         for tag, more in (
-            ("udp", ""),
             ("tcpmux", "customDomains = ['a']\nmultiplexer = 'httpconnect'"),
             ("sudp", ""),
             ("xtcp", ""),
@@ -440,7 +439,7 @@ SUPPORTED_CLIENT = [
     "transport.useEncryption = true\ntransport.useCompression = true\nannotations.a = 'b'\n",
     "[[proxies]]\nname = 'a'\ntype = 'https'\ncustomDomains = ['a']\n",
     # Disabled entries are not looked at.
-    "[[proxies]]\nname = 'a'\ntype = 'udp'\nenabled = false\n",
+    "[[proxies]]\nname = 'a'\ntype = 'xtcp'\nenabled = false\n",
 ]
 
 
