@@ -21,7 +21,7 @@ from pyfrp.errors import (
     PyfrpError,
     WireError,
 )
-from pyfrp.net.bridge import Bridge
+from pyfrp.net.bridge import Carried
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.scope import Scope
 from pyfrp.wire.messages import (
@@ -65,7 +65,7 @@ class Control:
         log: Any,
         report: Callable[[BaseException, str], None],
     ) -> None:
-        self.bridges: dict[Bridge, None] = {}
+        self.bridges: dict[Carried, None] = {}
         self._conn = conn
         self._connector = connector
         self._run_id = run_id
@@ -119,7 +119,7 @@ class Control:
             if proxy.phase is Phase.RUNNING:
                 self._conn.write(CloseProxy(proxy_name=proxy.name))
             proxy.phase = Phase.CLOSED
-        seen: dict[Bridge, tuple[int, float]] = {}
+        seen: dict[Carried, tuple[int, float]] = {}
         while self.bridges and not self._conn.ended:
             self._close_resting(seen)
             self._quiet.clear()
@@ -129,7 +129,7 @@ class Control:
             except TimeoutError:
                 pass  # Time to look again.
 
-    def _close_resting(self, seen: dict[Bridge, tuple[int, float]]) -> None:
+    def _close_resting(self, seen: dict[Carried, tuple[int, float]]) -> None:
         """Close the bridges whose rest has lasted.
 
         Args:
@@ -137,14 +137,14 @@ class Control:
         """
         now = self._clock()
         for bridge in list(self.bridges):
-            carried = bridge.near.received + bridge.far.received
+            carried = bridge.carried()
             before, since = seen.get(bridge, (-1, now))
             if carried != before:
                 seen[bridge] = (carried, now)
             elif now - since >= REST_S and bridge.at_rest():
                 bridge.close()
 
-    def bridge_closed(self, bridge: Bridge) -> None:
+    def bridge_closed(self, bridge: Carried) -> None:
         self.bridges.pop(bridge, None)
         if not self.bridges:
             self._quiet.set()

@@ -70,9 +70,17 @@ _CLIENT = (
     _Missing("store.path", "remove it and keep the proxies in this file, or use includes"),
 )
 
+# The plugins that there are: the registered ones of `pyfrp.plugins`, which is above this layer.
+PLUGINS = ("unix_domain_socket",)
+
 _PROXY = (
     _Missing("type", "use http or tcp", _other_than("http", "tcp"), shows=True),
-    _Missing("plugin", "use localIP and localPort"),
+    _Missing(
+        "plugin.type",
+        f"use one of {', '.join(PLUGINS)}, or localIP and localPort",
+        _other_than(*PLUGINS),
+        shows=True,
+    ),
     _Missing("healthCheck.type", "remove it; a dead service is answered with 502 by itself"),
     _Missing("loadBalancer.group", "remove it; give each service its own domain or port"),
     _Missing("transport.bandwidthLimit", "remove it", shows=True),

@@ -16,6 +16,7 @@ from pyfrp.wire.messages import NewProxy, StartWorkConn
 if TYPE_CHECKING:
     from pyfrp.client.control import Control
     from pyfrp.config.proxies import ProxyBase
+    from pyfrp.plugins.base import Plugin
 
 LOCAL_DIAL_S = 10.0  # frp `client/proxy/proxy.go`.
 ANSWER_S = 20.0  # An unanswered NewProxy is sent again after this (frp `proxy_wrapper.go`) ...
@@ -52,6 +53,11 @@ class ClientProxy:
         self.log: Any = None
         self._since = 0.0
         self._key = derive_key(token) if cfg.transport.use_encryption else None
+        self._plugin: Plugin | None = None
+        if cfg.plugin is not None:
+            from pyfrp.plugins import make_plugin  # Few clients have any.
+
+            self._plugin = make_plugin(cfg.plugin)
 
     # -- with the server -----------------------------------------------------------------------
 
@@ -71,6 +77,9 @@ class ClientProxy:
         """A new session begins; `log` is bound to it."""
         self.log = log.bind(proxy=self.name)
         self.phase = Phase.NEW
+        if self._plugin is not None:
+            for warning in self._plugin.warnings():
+                self.log.warning(warning)
 
     def due(self, now: float) -> float:
         """When a request is to be sent (again); infinity for not at all."""
@@ -108,6 +117,9 @@ class ClientProxy:
     ) -> None:
         """Join a started work connection, paused, with the local service."""
         cfg = self.cfg
+        if self._plugin is not None:
+            await self._serve_plugin(self._plugin, work, early, control)
+            return
         try:
             local, held = await dial_tcp(cfg.local_ip, cfg.local_port, timeout_s=LOCAL_DIAL_S)
         except DialError as exc:
@@ -130,3 +142,17 @@ class ClientProxy:
             on_close=control.bridge_closed,
         )
         control.bridges[bridge] = None
+
+    async def _serve_plugin(
+        self, plugin: Plugin, work: Endpoint, early: bytes, control: Control
+    ) -> None:
+        from pyfrp.plugins.base import Visit  # Loaded with the plugin.
+
+        try:
+            plain, ahead = wrap_payload(
+                work, early, key=self._key, compress=self.cfg.transport.use_compression
+            )
+            await plugin.serve(Visit(plain, ahead, self.bridge_type, control, self.log))
+        except BaseException:
+            work.abort()
+            raise

@@ -382,7 +382,14 @@ UNSUPPORTED_CLIENT = [
             ("xtcp", ""),
         )
     ),
-    (TCP + "plugin.type = 'socks5'", "proxy a: plugin"),
+    *(
+        (
+            TCP + f"plugin = {{ type = '{tag}', localAddr = 'x:1' }}",
+            f'proxy a: plugin.type = "{tag}"',
+        )
+        for tag in ("http2http", "http2https", "https2http", "https2https", "tls2raw")
+    ),
+    (TCP + "plugin.type = 'virtual_net'", 'proxy a: plugin.type = "virtual_net"'),
     (TCP + "healthCheck.type = 'tcp'", "proxy a: healthCheck.type"),
     (TCP + "loadBalancer.group = 'g'", "proxy a: loadBalancer.group"),
     (TCP + "transport.bandwidthLimit = '1MB'", 'proxy a: transport.bandwidthLimit = "1MB"'),
