@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.support.http import calling
+from tests.support.http import Caller, calling
 from tests.support.ports import free_port
 from tests.support.processes import Config, Kind, Tunnel, require_official, tcp_proxy, tunnel
 from tests.support.services import BLOCK, EchoBackend, running
@@ -64,6 +64,8 @@ async def scene(
     server = await asyncio.start_unix_server(unix_echo, directory / "s")
     proxies = made.proxies(
         unix={"type": "unix_domain_socket", "unixPath": str(directory / "s")},
+        socks={"type": "socks5"},
+        socks_secret={"type": "socks5", "username": "u", "password": "p"},
     )
     async with running(echo), tunnel(directory / "t", proxies, kinds=kinds) as pair:
         made.pair = pair
@@ -71,17 +73,68 @@ async def scene(
     server.close()
 
 
-async def _echoes(caller_port: int, opening: bytes = b"", answer: bytes = b"") -> None:
-    async with calling(caller_port) as caller:
-        await caller.send(opening)
-        assert await caller.exactly(len(answer)) == answer
+async def _echoes_on(caller: Caller) -> None:
+    async def back() -> bytes:
+        return await caller.exactly(len(BLOCK))
 
-        async def back() -> bytes:
-            return await caller.exactly(len(BLOCK))
-
-        _, echoed = await all_of([caller.send(BLOCK), back()])
-        assert echoed == BLOCK
+    _, echoed = await all_of([caller.send(BLOCK), back()])
+    assert echoed == BLOCK
 
 
 async def test_unix_domain_socket_carries_a_megabyte_each_way(scene: Scene) -> None:
-    await _echoes(scene.ports["unix"])
+    async with calling(scene.ports["unix"]) as caller:
+        await _echoes_on(caller)
+
+
+# -- socks5 -------------------------------------------------------------------------------------
+
+NAMED = b"\x05\x01\x00\x03\x09localhost"
+SOCKS_ADDRESSES = [b"\x05\x01\x00\x01\x7f\x00\x00\x01", NAMED]
+
+
+@pytest.mark.parametrize("address", SOCKS_ADDRESSES, ids=["ipv4", "name"])
+async def test_socks5_carries_a_megabyte_each_way(scene: Scene, address: bytes) -> None:
+    port = scene.echo.port.to_bytes(2, "big")
+    async with calling(scene.ports["socks"]) as caller:
+        await caller.send(b"\x05\x01\x00")
+        assert await caller.exactly(2) == b"\x05\x00"
+        await caller.send(address + port)
+        assert (await caller.exactly(10))[:8] == b"\x05\x00\x00\x01\x7f\x00\x00\x01"
+        await _echoes_on(caller)
+
+
+async def test_socks5_takes_the_right_credentials(scene: Scene) -> None:
+    async with calling(scene.ports["socks_secret"]) as caller:
+        await caller.send(b"\x05\x02\x00\x02")
+        assert await caller.exactly(2) == b"\x05\x02"
+        await caller.send(b"\x01\x01u\x01p")
+        assert await caller.exactly(2) == b"\x01\x00"
+        await caller.send(NAMED + scene.echo.port.to_bytes(2, "big"))
+        assert (await caller.exactly(10))[:2] == b"\x05\x00"
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "answer"),
+    [
+        ("socks_secret", b"\x05\x01\x00", b"\x05\xff"),
+        ("socks_secret", b"\x05\x01\x02|\x01\x01u\x01x", b"\x05\x02\x01\x01"),
+        ("socks", b"\x05\x01\x02", b"\x05\xff"),
+        ("socks", b"\x04\x01\x00", b""),
+        ("socks", b"\x05\x01\x00|" + NAMED + b"\x00\x01", b"\x05\x00\x05\x05"),
+        ("socks", b"\x05\x01\x00|\x05\x02" + NAMED[2:] + b"\x00\x01", b"\x05\x00\x05\x07"),
+    ],
+    ids=["no method", "wrong password", "only password", "version", "refused", "bind"],
+)
+async def test_socks5_refuses_in_the_same_words(
+    scene: Scene, name: str, said: bytes, answer: bytes
+) -> None:
+    async with calling(scene.ports[name]) as caller:
+        steps = said.split(b"|")
+        await caller.send(steps[0])
+        for step in steps[1:]:
+            assert await caller.exactly(2) == answer[:2]
+            answer = answer[2:]
+            await caller.send(step)
+        got = await caller.everything()
+        assert got[: len(answer)] == answer
+        assert answer[:1] == b"\x05" or got == answer
