@@ -26,10 +26,12 @@ class ByteConn(asyncio.Protocol):
     Attributes:
         buffer: What came and was not taken.
         ended: Whether the far end has sent all that it will send.
+        finished: Whether it has said so itself, and nothing was cut off.
         lost: Whether the connection is gone, in both directions.
         received: Bytes so far, those of `early` included.
         on_data: While set, takes what comes in place of `buffer`.
-        on_end: Called once when `ended` becomes true.
+        on_end: Called when the far end has said that it sends no more.
+        on_lost: Called when the connection is gone.
         on_choke: Called with True when the far end stops reading, with False when it goes on.
     """
 
@@ -38,9 +40,11 @@ class ByteConn(asyncio.Protocol):
         self.buffer = bytearray(early)
         self.received = len(early)
         self.ended = ended
+        self.finished = ended
         self.lost = False
         self.on_data: Callable[[bytes], None] | None = None
         self.on_end: Callable[[], None] | None = None
+        self.on_lost: Callable[[], None] | None = None
         self.on_choke: Callable[[bool], None] | None = None
         self._held = False
         self._paused = True
@@ -195,13 +199,18 @@ class ByteConn(asyncio.Protocol):
             self._pace()
 
     def eof_received(self) -> bool:
-        self._end()
+        self.ended = self.finished = True
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+        if self.on_end is not None:
+            self.on_end()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        self._end()
         self._wake()
+        if self.on_lost is not None:
+            self.on_lost()
         if not self._gone.done():
             self._gone.set_result(None)
 
@@ -216,14 +225,6 @@ class ByteConn(asyncio.Protocol):
             self.on_choke(False)
         if self._writer is not None and not self._writer.done():
             self._writer.set_result(None)
-
-    def _end(self) -> None:
-        if not self.ended:
-            self.ended = True
-            if self.on_end is not None:
-                self.on_end()
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
 
     def _wake(self) -> None:
         """Let go whoever waits: nothing will come, or leave."""

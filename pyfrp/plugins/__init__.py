@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 # Module and class; few clients use plugins, so each is loaded by those that have it in their file.
 PLUGIN_TYPES: dict[str, tuple[str, str]] = {
+    "http_proxy": ("pyfrp.plugins.http_proxy", "HTTPProxyPlugin"),
     "socks5": ("pyfrp.plugins.socks5", "Socks5Plugin"),
     "unix_domain_socket": ("pyfrp.plugins.unix", "UnixPlugin"),
 }

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.support.http import Caller, calling
+from tests.support import leaks
+from tests.support.backends import Exchange, HttpBackend
+from tests.support.http import Caller, calling, request
 from tests.support.ports import free_port
 from tests.support.processes import Config, Kind, Tunnel, require_official, tcp_proxy, tunnel
 from tests.support.services import BLOCK, EchoBackend, running
@@ -27,6 +29,7 @@ class Scene:
 
     kinds: tuple[Kind, Kind]
     echo: EchoBackend
+    http: HttpBackend
     files: Path
     ports: dict[str, int] = field(default_factory=dict)
     pair: Tunnel | None = None
@@ -45,14 +48,16 @@ class Scene:
     scope="module", loop_scope="module", params=PAIRS, ids=["-".join(pair) for pair in PAIRS]
 )
 async def scene(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Scene]:
     kinds = request.param
     if "official" in kinds:
         require_official()
     directory = tmp_path_factory.mktemp("p")
     echo = EchoBackend()
-    made = Scene(kinds, echo, directory / "files")
+    http = HttpBackend()
+    made = Scene(kinds, echo, http, directory / "files")
     made.files.mkdir()
 
     async def unix_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -65,11 +70,15 @@ async def scene(
     proxies = made.proxies(
         unix={"type": "unix_domain_socket", "unixPath": str(directory / "s")},
         socks={"type": "socks5"},
+        web={"type": "http_proxy"},
+        web_secret={"type": "http_proxy", "httpUser": "u", "httpPassword": "p"},
         socks_secret={"type": "socks5", "username": "u", "password": "p"},
     )
-    async with running(echo), tunnel(directory / "t", proxies, kinds=kinds) as pair:
+    leaks.share(http)  # The official client keeps idle connections to it.
+    async with running(echo, http), tunnel(directory / "t", proxies, kinds=kinds) as pair:
         made.pair = pair
         yield made
+    leaks.unshare(http)
     server.close()
 
 
@@ -138,3 +147,57 @@ async def test_socks5_refuses_in_the_same_words(
         got = await caller.everything()
         assert got[: len(answer)] == answer
         assert answer[:1] == b"\x05" or got == answer
+
+
+# -- http_proxy ---------------------------------------------------------------------------------
+
+PASSWORD = ("Proxy-Authorization", "Basic dTpw")
+WRONG = ("Proxy-Authorization", "Basic dTp4")
+
+
+@pytest.mark.parametrize("name", ["web", "web_secret"])
+async def test_http_proxy_carries_requests_and_tunnels(scene: Scene, name: str) -> None:
+    place = f"127.0.0.1:{scene.http.port}"
+    seen: list[tuple[str | None, ...]] = []
+
+    async def noting(x: Exchange) -> None:
+        names = ("host", "proxy-authorization", "proxy-connection", "x-a")
+        seen.append(tuple(x.request.get(field) for field in names))
+        await x.reply(b"noted")
+
+    scene.http.on("/noted", noting)
+    async with calling(scene.ports[name]) as caller:
+        more = (PASSWORD, ("Proxy-Connection", "keep-alive"), ("X-A", "1"))
+        answer = await caller.get(f"http://{place}/noted?x=1", place, headers=more)
+        assert (answer.status, answer.body) == (200, b"noted")
+        assert seen == [(place, None, None, "1")]
+    async with calling(scene.ports[name]) as caller:
+        await caller.send(request(f"http://{place}/hash", place, "POST", more, BLOCK))
+        assert (await caller.answer()).json()["size"] == len(BLOCK)
+    async with calling(scene.ports[name]) as caller:
+        echo = f"127.0.0.1:{scene.echo.port}"
+        await caller.send(request(echo, echo, "CONNECT", [PASSWORD]))
+        assert await caller.exactly(19) == b"HTTP/1.1 200 OK\r\n\r\n"
+        await _echoes_on(caller)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "target", "more", "status"),
+    [
+        ("web_secret", "GET", "http://127.0.0.1:1/", [], 407),
+        ("web_secret", "GET", "http://127.0.0.1:1/", [WRONG], 407),
+        ("web_secret", "CONNECT", "127.0.0.1:1", [], 407),
+        ("web", "GET", "http://127.0.0.1:1/", [], 500),
+        ("web", "CONNECT", "127.0.0.1:1", [], 400),
+    ],
+)
+async def test_http_proxy_refuses_with_the_same_status(
+    scene: Scene, name: str, method: str, target: str, more: list[tuple[str, str]], status: int
+) -> None:
+    async with calling(scene.ports[name]) as caller:
+        host = target.removeprefix("http://").rstrip("/")
+        await caller.send(request(target, host, method, more))
+        head = await caller.read_head()
+        assert head.status == status
+        if status == 407:
+            assert head.get("proxy-authenticate") == "Basic"

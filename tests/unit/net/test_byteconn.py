@@ -56,7 +56,7 @@ async def test_an_orderly_end_is_not_followed_by_a_reset():
 
 
 async def test_a_far_end_that_takes_nothing_is_dropped_in_time():
-    conn, far, ours = made()
+    conn, _, ours = made()
     ours.close = lambda: None
     await conn.finish(0.01)
     assert ours.aborted
@@ -89,7 +89,7 @@ async def test_what_nobody_takes_is_bounded():
 
 
 async def test_a_connection_that_is_gone_already_says_so():
-    ours, far = memory_pair()
+    ours, _ = memory_pair()
     ours.abort()
     await turns()
     conn = ByteConn(ours)
