@@ -96,7 +96,16 @@ class LinkError(PyfrpError):
 
 
 class DialError(LinkError):
-    """No connection to the far end: refused, unreachable, unresolvable or too slow."""
+    """No connection to the far end: refused, unreachable, unresolvable or too slow.
+
+    Args:
+        reason: Every address and what happened there.
+        errno: The system's number for what happened last; 0 where it has none.
+    """
+
+    def __init__(self, reason: str, errno: int = 0) -> None:
+        self.errno = errno
+        super().__init__(reason)
 
 
 class HandshakeError(LinkError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pyfrp.auth.token import TokenAuth
 from pyfrp.client.connector import Connector
@@ -21,6 +21,7 @@ from pyfrp.errors import (
     PyfrpError,
     WireError,
 )
+from pyfrp.net.bridge import Carried
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.held import Held
@@ -49,21 +50,6 @@ SAMPLE_S = 0.5  # How often draining looks: the data path only counts, reading a
 MAX_OPENING = 256
 
 
-class Carrier(Protocol):
-    """What a work connection ends in: a bridge, or what stands for one."""
-
-    def carried(self) -> int:
-        """How many bytes have passed, both ways together."""
-        ...
-
-    def at_rest(self) -> bool:
-        """Whether evidently nobody waits for anything on it."""
-        ...
-
-    def close(self) -> None: ...
-    def abort(self) -> None: ...
-
-
 class Control:
     """A session with the server.
 
@@ -87,7 +73,7 @@ class Control:
         report: Callable[[BaseException, str], None],
         visitors: Iterable[ClientVisitor] = (),
     ) -> None:
-        self.bridges: dict[Carrier, None] = {}
+        self.bridges: dict[Carried, None] = {}
         self._conn = conn
         self._connector = connector
         self.run_id = run_id
@@ -159,7 +145,7 @@ class Control:
             if proxy.phase is Phase.RUNNING:
                 self._conn.write(CloseProxy(proxy_name=proxy.name))
             proxy.phase = Phase.CLOSED
-        seen: dict[Carrier, tuple[int, float]] = {}
+        seen: dict[Carried, tuple[int, float]] = {}
         while self.bridges and not self._conn.ended:
             self._close_resting(seen)
             self._quiet.clear()
@@ -169,7 +155,7 @@ class Control:
             except TimeoutError:
                 pass  # Time to look again.
 
-    def _close_resting(self, seen: dict[Carrier, tuple[int, float]]) -> None:
+    def _close_resting(self, seen: dict[Carried, tuple[int, float]]) -> None:
         """Close the bridges whose rest has lasted.
 
         Args:
@@ -184,7 +170,7 @@ class Control:
             elif now - since >= REST_S and bridge.at_rest():
                 bridge.close()
 
-    def bridge_closed(self, bridge: Carrier) -> None:
+    def bridge_closed(self, bridge: Carried) -> None:
         self.bridges.pop(bridge, None)
         if not self.bridges:
             self._quiet.set()

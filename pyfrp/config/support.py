@@ -69,6 +69,9 @@ _CLIENT = (
     _Missing("store.path", "remove it and keep the proxies in this file, or use includes"),
 )
 
+# The plugins that there are: the registered ones of `pyfrp.plugins`, which is above this layer.
+PLUGINS = ("http_proxy", "socks5", "unix_domain_socket")
+
 _PROXY = (
     _Missing(
         "type",
@@ -76,10 +79,18 @@ _PROXY = (
         _other_than("http", "https", "tcp", "udp", "stcp"),
         shows=True,
     ),
-    _Missing("plugin", "use localIP and localPort"),
+    _Missing(
+        "plugin.type",
+        f"use one of {', '.join(PLUGINS)}, or localIP and localPort",
+        _other_than(*PLUGINS),
+        shows=True,
+    ),
     _Missing("loadBalancer.group", "remove it; give each service its own domain or port"),
     _Missing("transport.bandwidthLimit", "remove it", shows=True),
 )
+
+# Where no local service would be told who calls.
+_UNTOLD = (_Missing("transport.proxyProtocolVersion", "remove it", shows=True),)
 
 _VISITOR = (
     _Missing("type", "use stcp", _other_than("stcp"), shows=True),
@@ -116,7 +127,9 @@ def unsupported(cfg: ServerConfig | ClientConfig) -> list[Problem]:
     for index, proxy in enumerate(cfg.proxies):
         source, table = origin.spot("proxies", index)
         prefix = f"proxy {proxy.name}: "
-        problems += [problem.within(source, table, prefix) for problem in _look(proxy, _PROXY)]
+        untold = proxy.type == "udp" or proxy.plugin is not None
+        missing = (*_PROXY, *_UNTOLD) if untold else _PROXY
+        problems += [problem.within(source, table, prefix) for problem in _look(proxy, missing)]
     for index, visitor in enumerate(cfg.visitors):
         source, table = origin.spot("visitors", index)
         prefix = f"visitor {visitor.name}: "

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from pyfrp.net.endpoint import Endpoint, reset
+
+
+class Carried(Protocol):
+    """A user's connection while somebody serves it: a bridge, or a plugin's conversation."""
+
+    def carried(self) -> int:
+        """Bytes so far, of both directions."""
+        ...
+
+    def at_rest(self) -> bool:
+        """Whether evidently nobody waits for anything on it."""
+        ...
+
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
 
 
 class Leg(asyncio.Protocol):
@@ -115,7 +130,7 @@ class Bridge:
                 leg.near.close()
 
     def carried(self) -> int:
-        """How many bytes have passed, both ways together."""
+        """Bytes so far, of both directions."""
         return self.near.received + self.far.received
 
     def at_rest(self) -> bool:

@@ -60,6 +60,7 @@ async def dial_tcp(
             f"lookup {host}: no answer of the resolver within {timeout_s:g} s"
         ) from None
     failures: list[str] = []
+    number = 0
     local = (local_ip, 0) if local_ip else None
     for tried, address in enumerate(addresses):
         left = deadline - loop.time()
@@ -72,6 +73,7 @@ async def dial_tcp(
         except OSError as exc:  # A TimeoutError is one, too.
             why = f"no answer within {round(share, 1):g} s" if limit.expired() else explain(exc)
             failures.append(f"{format_address(address)}: {why}")
+            number = exc.errno or 0
             continue
         transport.pause_reading()
         tune(transport)
@@ -80,4 +82,35 @@ async def dial_tcp(
         if keepalive_s > 0:
             set_keepalive(transport.get_extra_info("socket"), keepalive_s)
         return transport, held
-    raise DialError(f"dial tcp {'; '.join(failures) or f'{host}: no address'}")
+    raise DialError(f"dial tcp {'; '.join(failures) or f'{host}: no address'}", number)
+
+
+async def dial_unix(path: str) -> tuple[Endpoint, Held]:
+    """Connect to the unix socket at `path`; otherwise as `dial_tcp`.
+
+    Raises:
+        DialError: with what happened; also on systems without unix sockets.
+    """
+    family = getattr(socket, "AF_UNIX", None)
+    if family is None:
+        raise DialError("dial unix: this system has no unix sockets")
+    # Go takes a leading @ for Linux's abstract names, which begin with a NUL.
+    name = "\0" + path[1:] if path.startswith("@") else path
+    if "\0" in path:
+        raise DialError("dial unix: the path has a NUL in it")
+    # Not by the loop's own means: uvloop cuts long paths off and knows no abstract names. A unix
+    # socket connects at once or not at all.
+    sock = socket.socket(family)
+    try:
+        sock.setblocking(False)
+        sock.connect(name)
+        transport, held = await asyncio.get_running_loop().create_unix_connection(Held, sock=sock)
+    except OSError as exc:
+        sock.close()
+        raise DialError(f"dial unix {path}: {explain(exc)}", exc.errno or 0) from exc
+    except BaseException:
+        sock.close()
+        raise
+    transport.pause_reading()
+    tune(transport)
+    return transport, held

@@ -9,8 +9,11 @@ from datetime import UTC, datetime
 from pyfrp.wire.http_grammar import FIELD_LINE
 
 # `http.HTTPStatus` would cost a millisecond at start.
-_PHRASES = {
+PHRASES = {
     200: "OK",
+    206: "Partial Content",
+    301: "Moved Permanently",
+    304: "Not Modified",
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
@@ -18,8 +21,10 @@ _PHRASES = {
     405: "Method Not Allowed",
     407: "Proxy Authentication Required",
     408: "Request Timeout",
+    412: "Precondition Failed",
     413: "Content Too Large",
     414: "URI Too Long",
+    416: "Range Not Satisfiable",
     417: "Expectation Failed",
     421: "Misdirected Request",
     426: "Upgrade Required",
@@ -88,7 +93,7 @@ def error_response(
     Raises:
         ValueError: for `extra` fields that would break the head.
     """
-    phrase = _PHRASES.get(status, "Error")
+    phrase = PHRASES.get(status, "Error")
     if json:
         body = _json_error(status, phrase, reason)
         content_type = "application/json"

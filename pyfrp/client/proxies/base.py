@@ -17,6 +17,7 @@ from pyfrp.wire.messages import NewProxy, StartWorkConn
 if TYPE_CHECKING:
     from pyfrp.client.control import Control
     from pyfrp.config.proxies import ProxyBase
+    from pyfrp.plugins.base import Plugin
 
 LOCAL_DIAL_S = 10.0  # frp `client/proxy/proxy.go`.
 ANSWER_S = 20.0  # An unanswered NewProxy is sent again after this (frp `proxy_wrapper.go`) ...
@@ -57,6 +58,11 @@ class ClientProxy:
         self.health = make_monitor(cfg)
         self._packet_size = packet_size
         self._key = derive_key(token) if cfg.transport.use_encryption else None
+        self._plugin: Plugin | None = None
+        if cfg.plugin is not None:
+            from pyfrp.plugins import make_plugin  # Few clients have any.
+
+            self._plugin = make_plugin(cfg.plugin)
 
     # -- with the server -----------------------------------------------------------------------
 
@@ -76,6 +82,9 @@ class ClientProxy:
         """A new session begins; `log` is bound to it."""
         self.log = log.bind(proxy=self.name)
         self.phase = Phase.NEW
+        if self._plugin is not None:
+            for warning in self._plugin.warnings():
+                self.log.warning(warning)
 
     def due(self, now: float) -> float:
         """When something is to be sent (again), a request or a withdrawal; infinity for never."""
@@ -126,6 +135,9 @@ class ClientProxy:
     ) -> None:
         """Join a started work connection, paused, with the local service."""
         cfg = self.cfg
+        if self._plugin is not None:
+            await self._serve_plugin(self._plugin, work, early, control)
+            return
         try:
             local, held = await dial_tcp(cfg.local_ip, cfg.local_port, timeout_s=LOCAL_DIAL_S)
         except DialError as exc:
@@ -173,3 +185,17 @@ class ClientProxy:
         # The server names no address of its own to http proxies.
         to = (start.dst_addr or "127.0.0.1", start.dst_port)
         return proxyproto.encode(version, (start.src_addr, start.src_port), to)
+
+    async def _serve_plugin(
+        self, plugin: Plugin, work: Endpoint, early: bytes, control: Control
+    ) -> None:
+        from pyfrp.plugins.base import Visit  # Loaded with the plugin.
+
+        try:
+            plain, ahead = wrap_payload(
+                work, early, key=self._key, compress=self.cfg.transport.use_compression
+            )
+            await plugin.serve(Visit(plain, ahead, self.bridge_type, control, self.log))
+        except BaseException:
+            work.abort()
+            raise

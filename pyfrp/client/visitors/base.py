@@ -17,9 +17,8 @@ from pyfrp.wire.cfb import derive_key
 from pyfrp.wire.messages import Message, NewVisitorConn, NewVisitorConnResp
 
 if TYPE_CHECKING:
-    from pyfrp.client.control import Carrier
     from pyfrp.config.visitors import VisitorBase
-    from pyfrp.net.bridge import Bridge
+    from pyfrp.net.bridge import Bridge, Carried
     from pyfrp.net.conn import MessageConn
 
 ANSWER_S = 10.0  # For NewVisitorConnResp (frp `client/visitor/stcp.go`).
@@ -29,7 +28,7 @@ class Session(Protocol):
     """What a visitor may use of a login at the server."""
 
     run_id: str
-    bridges: dict[Carrier, None]
+    bridges: dict[Carried, None]
 
     async def introduce(self, first: Message) -> MessageConn:
         """Open a connection to the server and begin it with `first`. Raises LinkError."""

@@ -386,7 +386,18 @@ UNSUPPORTED_CLIENT = [
             ("xtcp", ""),
         )
     ),
-    (TCP + "plugin.type = 'socks5'", "proxy a: plugin"),
+    *(
+        (
+            TCP + f"plugin = {{ type = '{tag}', localAddr = 'x:1' }}",
+            f'proxy a: plugin.type = "{tag}"',
+        )
+        for tag in ("http2http", "http2https", "https2http", "https2https", "tls2raw")
+    ),
+    (TCP + "plugin.type = 'virtual_net'", 'proxy a: plugin.type = "virtual_net"'),
+    *(
+        (text + "transport.proxyProtocolVersion = 'v2'", "proxy a: transport.proxyProtocolVersion")
+        for text in (TCP + "plugin.type = 'socks5'\n", TCP.replace("tcp", "udp"))
+    ),
     (TCP + "loadBalancer.group = 'g'", "proxy a: loadBalancer.group"),
     (TCP + "transport.bandwidthLimit = '1MB'", 'proxy a: transport.bandwidthLimit = "1MB"'),
     (VISITOR + "serverName = 's'\nbindPort = 1", 'visitor v: type = "xtcp"'),

@@ -1,0 +1,24 @@
+"""The plugins of a client; a new one is a file and a line here (and one in `config/support.py`)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyfrp.config.proxies import ClientPluginOptions
+    from pyfrp.plugins.base import Plugin
+
+# Module and class; few clients use plugins, so each is loaded by those that have it in their file.
+PLUGIN_TYPES: dict[str, tuple[str, str]] = {
+    "http_proxy": ("pyfrp.plugins.http_proxy", "HTTPProxyPlugin"),
+    "socks5": ("pyfrp.plugins.socks5", "Socks5Plugin"),
+    "unix_domain_socket": ("pyfrp.plugins.unix", "UnixPlugin"),
+}
+
+
+def make_plugin(options: ClientPluginOptions) -> Plugin:
+    """The plugin that a proxy's table asks for; its type is one of `PLUGIN_TYPES`."""
+    module, name = PLUGIN_TYPES[options.type]
+    plugin: Plugin = getattr(import_module(module), name)(options)
+    return plugin

@@ -1,0 +1,203 @@
+"""The client's plugins, in pairs of our programs and the official ones, seen by the same users."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.support import leaks
+from tests.support.backends import Exchange, HttpBackend
+from tests.support.http import Caller, calling, request
+from tests.support.ports import free_port
+from tests.support.processes import Config, Kind, Tunnel, require_official, tcp_proxy, tunnel
+from tests.support.services import BLOCK, EchoBackend, running
+from tests.support.waiting import all_of
+
+pytestmark = [pytest.mark.interop, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+
+PAIRS: list[tuple[Kind, Kind]] = [("ours", "ours"), ("official", "ours"), ("ours", "official")]
+
+
+@dataclass
+class Scene:
+    """A running pair whose client has every plugin, each behind a port."""
+
+    kinds: tuple[Kind, Kind]
+    echo: EchoBackend
+    http: HttpBackend
+    files: Path
+    ports: dict[str, int] = field(default_factory=dict)
+    pair: Tunnel | None = None
+
+    def proxies(self, **plugins: Config) -> list[Config]:
+        found = []
+        for number, (name, options) in enumerate(plugins.items()):
+            self.ports[name] = free_port()
+            # Plugins get the payload as it was before encryption and compression.
+            transport = {"useEncryption": number % 2 == 1, "useCompression": number % 3 == 1}
+            found.append(tcp_proxy(name, 0, self.ports[name], plugin=options, transport=transport))
+        return found
+
+
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=PAIRS, ids=["-".join(pair) for pair in PAIRS]
+)
+async def scene(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Scene]:
+    kinds = request.param
+    if "official" in kinds:
+        require_official()
+    directory = tmp_path_factory.mktemp("p")
+    echo = EchoBackend()
+    http = HttpBackend()
+    made = Scene(kinds, echo, http, directory / "files")
+    made.files.mkdir()
+
+    async def unix_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_unix_server(unix_echo, directory / "s")
+    proxies = made.proxies(
+        unix={"type": "unix_domain_socket", "unixPath": str(directory / "s")},
+        socks={"type": "socks5"},
+        web={"type": "http_proxy"},
+        web_secret={"type": "http_proxy", "httpUser": "u", "httpPassword": "p"},
+        socks_secret={"type": "socks5", "username": "u", "password": "p"},
+    )
+    leaks.share(http)  # The official client keeps idle connections to it.
+    async with running(echo, http), tunnel(directory / "t", proxies, kinds=kinds) as pair:
+        made.pair = pair
+        yield made
+    leaks.unshare(http)
+    server.close()
+
+
+async def _echoes_on(caller: Caller) -> None:
+    async def back() -> bytes:
+        return await caller.exactly(len(BLOCK))
+
+    _, echoed = await all_of([caller.send(BLOCK), back()])
+    assert echoed == BLOCK
+
+
+async def test_unix_domain_socket_carries_a_megabyte_each_way(scene: Scene) -> None:
+    async with calling(scene.ports["unix"]) as caller:
+        await _echoes_on(caller)
+
+
+# -- socks5 -------------------------------------------------------------------------------------
+
+NAMED = b"\x05\x01\x00\x03\x09localhost"
+SOCKS_ADDRESSES = [b"\x05\x01\x00\x01\x7f\x00\x00\x01", NAMED]
+
+
+@pytest.mark.parametrize("address", SOCKS_ADDRESSES, ids=["ipv4", "name"])
+async def test_socks5_carries_a_megabyte_each_way(scene: Scene, address: bytes) -> None:
+    port = scene.echo.port.to_bytes(2, "big")
+    async with calling(scene.ports["socks"]) as caller:
+        await caller.send(b"\x05\x01\x00")
+        assert await caller.exactly(2) == b"\x05\x00"
+        await caller.send(address + port)
+        assert (await caller.exactly(10))[:8] == b"\x05\x00\x00\x01\x7f\x00\x00\x01"
+        await _echoes_on(caller)
+
+
+async def test_socks5_takes_the_right_credentials(scene: Scene) -> None:
+    async with calling(scene.ports["socks_secret"]) as caller:
+        await caller.send(b"\x05\x02\x00\x02")
+        assert await caller.exactly(2) == b"\x05\x02"
+        await caller.send(b"\x01\x01u\x01p")
+        assert await caller.exactly(2) == b"\x01\x00"
+        await caller.send(NAMED + scene.echo.port.to_bytes(2, "big"))
+        assert (await caller.exactly(10))[:2] == b"\x05\x00"
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "answer"),
+    [
+        ("socks_secret", b"\x05\x01\x00", b"\x05\xff"),
+        ("socks_secret", b"\x05\x01\x02|\x01\x01u\x01x", b"\x05\x02\x01\x01"),
+        ("socks", b"\x05\x01\x02", b"\x05\xff"),
+        ("socks", b"\x04\x01\x00", b""),
+        ("socks", b"\x05\x01\x00|" + NAMED + b"\x00\x01", b"\x05\x00\x05\x05"),
+        ("socks", b"\x05\x01\x00|\x05\x02" + NAMED[2:] + b"\x00\x01", b"\x05\x00\x05\x07"),
+    ],
+    ids=["no method", "wrong password", "only password", "version", "refused", "bind"],
+)
+async def test_socks5_refuses_in_the_same_words(
+    scene: Scene, name: str, said: bytes, answer: bytes
+) -> None:
+    async with calling(scene.ports[name]) as caller:
+        steps = said.split(b"|")
+        await caller.send(steps[0])
+        for step in steps[1:]:
+            assert await caller.exactly(2) == answer[:2]
+            answer = answer[2:]
+            await caller.send(step)
+        got = await caller.everything()
+        assert got[: len(answer)] == answer
+        assert answer[:1] == b"\x05" or got == answer
+
+
+# -- http_proxy ---------------------------------------------------------------------------------
+
+PASSWORD = ("Proxy-Authorization", "Basic dTpw")
+WRONG = ("Proxy-Authorization", "Basic dTp4")
+
+
+@pytest.mark.parametrize("name", ["web", "web_secret"])
+async def test_http_proxy_carries_requests_and_tunnels(scene: Scene, name: str) -> None:
+    place = f"127.0.0.1:{scene.http.port}"
+    seen: list[tuple[str | None, ...]] = []
+
+    async def noting(x: Exchange) -> None:
+        names = ("host", "proxy-authorization", "proxy-connection", "x-a")
+        seen.append(tuple(x.request.get(field) for field in names))
+        await x.reply(b"noted")
+
+    scene.http.on("/noted", noting)
+    async with calling(scene.ports[name]) as caller:
+        more = (PASSWORD, ("Proxy-Connection", "keep-alive"), ("X-A", "1"))
+        answer = await caller.get(f"http://{place}/noted?x=1", place, headers=more)
+        assert (answer.status, answer.body) == (200, b"noted")
+        assert seen == [(place, None, None, "1")]
+    async with calling(scene.ports[name]) as caller:
+        await caller.send(request(f"http://{place}/hash", place, "POST", more, BLOCK))
+        assert (await caller.answer()).json()["size"] == len(BLOCK)
+    async with calling(scene.ports[name]) as caller:
+        echo = f"127.0.0.1:{scene.echo.port}"
+        await caller.send(request(echo, echo, "CONNECT", [PASSWORD]))
+        assert await caller.exactly(19) == b"HTTP/1.1 200 OK\r\n\r\n"
+        await _echoes_on(caller)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "target", "more", "status"),
+    [
+        ("web_secret", "GET", "http://127.0.0.1:1/", [], 407),
+        ("web_secret", "GET", "http://127.0.0.1:1/", [WRONG], 407),
+        ("web_secret", "CONNECT", "127.0.0.1:1", [], 407),
+        ("web", "GET", "http://127.0.0.1:1/", [], 500),
+        ("web", "CONNECT", "127.0.0.1:1", [], 400),
+    ],
+)
+async def test_http_proxy_refuses_with_the_same_status(
+    scene: Scene, name: str, method: str, target: str, more: list[tuple[str, str]], status: int
+) -> None:
+    async with calling(scene.ports[name]) as caller:
+        host = target.removeprefix("http://").rstrip("/")
+        await caller.send(request(target, host, method, more))
+        head = await caller.read_head()
+        assert head.status == status
+        if status == 407:
+            assert head.get("proxy-authenticate") == "Basic"
