@@ -274,6 +274,7 @@ async def test_a_name_that_does_not_resolve_is_told_and_tried_again(monkeypatch)
         await until(lambda: packet(b"found", user()) in server.got, "the answer")
         known.append("127.0.0.2")  # The service moves: users go there with new sockets.
         await until(lambda: relay._target == ("127.0.0.2", echo.port), "the new address")
+        assert relay._locals == {}
         server.end.abort()
 
 
