@@ -52,7 +52,6 @@ _SERVER = (
     *_COMMON,
     _Missing("kcpBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
     _Missing("quicBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
-    _Missing("tcpmuxHTTPConnectPort", "remove it and give each service a proxy of type tcp"),
     _Missing("sshTunnelGateway.bindPort", "remove it and run `pyfrp client`", lambda v: v > 0),
     _Missing("enablePrometheus", "remove it"),
     _Missing("httpPlugins", "remove them; auth.token and allowPorts limit what clients may do"),
@@ -70,7 +69,12 @@ _CLIENT = (
 )
 
 _PROXY = (
-    _Missing("type", "use http, https or tcp", _other_than("http", "https", "tcp"), shows=True),
+    _Missing(
+        "type",
+        "use http, https, tcp or tcpmux",
+        _other_than("http", "https", "tcp", "tcpmux"),
+        shows=True,
+    ),
     _Missing("plugin", "use localIP and localPort"),
     _Missing("healthCheck.type", "remove it; a dead service is answered with 502 by itself"),
     _Missing("loadBalancer.group", "remove it; give each service its own domain or port"),

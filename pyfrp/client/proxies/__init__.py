@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pyfrp.client.proxies.base import ClientProxy
-from pyfrp.client.proxies.types import HTTPProxy, HTTPSProxy, TCPProxy
+from pyfrp.client.proxies.types import HTTPProxy, HTTPSProxy, TCPMuxProxy, TCPProxy
 
 PROXY_TYPES: dict[str, type[ClientProxy]] = {
     "http": HTTPProxy,
     "https": HTTPSProxy,
     "tcp": TCPProxy,
+    "tcpmux": TCPMuxProxy,
 }

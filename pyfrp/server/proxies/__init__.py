@@ -6,9 +6,11 @@ from pyfrp.server.proxies.base import ServerProxy
 from pyfrp.server.proxies.http import HTTPProxy
 from pyfrp.server.proxies.https import HTTPSProxy
 from pyfrp.server.proxies.tcp import TCPProxy
+from pyfrp.server.proxies.tcpmux import TCPMuxProxy
 
 PROXY_TYPES: dict[str, type[ServerProxy]] = {
     "http": HTTPProxy,
     "https": HTTPSProxy,
     "tcp": TCPProxy,
+    "tcpmux": TCPMuxProxy,
 }

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyfrp.net.listen import Listener
     from pyfrp.vhost.frontend import HttpFrontend
     from pyfrp.vhost.https import HttpsMuxer
+    from pyfrp.vhost.tcpmux import TcpmuxMuxer
 
 
 class Surroundings(Protocol):
@@ -28,9 +29,11 @@ class Surroundings(Protocol):
     ports: PortManager
     http: HttpFrontend | None
     https: HttpsMuxer | None
+    tcpmux: TcpmuxMuxer | None
     proxy_bind_addr: str
     http_port: int
     https_port: int
+    tcpmux_port: int
     sub_domain_host: str
     token: str
     keepalive_s: float
