@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyfrp.auth.token import TokenAuth
 from pyfrp.client.connector import Connector
@@ -21,11 +21,13 @@ from pyfrp.errors import (
     PyfrpError,
     WireError,
 )
-from pyfrp.net.bridge import Bridge
 from pyfrp.net.conn import MessageConn
+from pyfrp.net.endpoint import Endpoint
+from pyfrp.net.held import Held
 from pyfrp.net.scope import Scope
 from pyfrp.wire.messages import (
     CloseProxy,
+    Message,
     NewProxyResp,
     NewWorkConn,
     Ping,
@@ -33,6 +35,10 @@ from pyfrp.wire.messages import (
     ReqWorkConn,
     StartWorkConn,
 )
+
+if TYPE_CHECKING:
+    from pyfrp.client.visitors.base import ClientVisitor
+    from pyfrp.client.visitors.keeper import Visitors
 
 DRAIN_S = 10.0  # How long the server may not read the control connection.
 # A bridge at rest that carried nothing for this long is closed while draining. A request that the
@@ -43,12 +49,27 @@ SAMPLE_S = 0.5  # How often draining looks: the data path only counts, reading a
 MAX_OPENING = 256
 
 
+class Carrier(Protocol):
+    """What a work connection ends in: a bridge, or what stands for one."""
+
+    def carried(self) -> int:
+        """How many bytes have passed, both ways together."""
+        ...
+
+    def at_rest(self) -> bool:
+        """Whether evidently nobody waits for anything on it."""
+        ...
+
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
 class Control:
     """A session with the server.
 
     Args:
         conn: The control connection, logged in and ciphered.
-        connector: Opens work connections.
+        connector: Opens work and visitor connections.
         interval_s, timeout_s: Heartbeat; 0 or less for none.
     """
 
@@ -64,17 +85,19 @@ class Control:
         timeout_s: float,
         log: Any,
         report: Callable[[BaseException, str], None],
+        visitors: Iterable[ClientVisitor] = (),
     ) -> None:
-        self.bridges: dict[Bridge, None] = {}
+        self.bridges: dict[Carrier, None] = {}
         self._conn = conn
         self._connector = connector
-        self._run_id = run_id
+        self.run_id = run_id
         self._auth = auth
         self._proxies = {proxy.name: proxy for proxy in proxies}
         self._interval_s = interval_s
         self._timeout_s = timeout_s if interval_s > 0 else 0.0
         self._log = log.bind(run_id=run_id)
         self._scope = Scope(report)
+        self._visitors = self._keep(visitors)
         self._clock = asyncio.get_running_loop().time
         self._changed = asyncio.Event()
         self._quiet = asyncio.Event()
@@ -84,19 +107,34 @@ class Control:
         self._stopping = False
         conn.on_activity = self._touch
 
+    def _keep(self, visitors: Iterable[ClientVisitor]) -> Visitors | None:
+        visitors = tuple(visitors)
+        if not visitors:
+            return None
+        from pyfrp.client.visitors.keeper import Visitors  # most files have none: not at start-up
+
+        return Visitors(visitors, self)
+
     async def run(self) -> PyfrpError:
         """Serve until the session ends; returns why. Everything of it is gone afterwards."""
         for proxy in self._proxies.values():
             proxy.reset(self._log)
+            if proxy.health is not None:
+                watch = proxy.health.run(self._changed.set, proxy.log)
+                self._scope.spawn(watch, name=f"health of {proxy.name}")
         self._scope.spawn(self._tend(), name="proxies")
         if self._interval_s > 0:
             self._scope.spawn(self._beat(), name="heartbeat")
+        if self._visitors is not None:
+            self._scope.spawn(self._visitors.run(), name="visitors")
         try:
             while True:
                 self._handle(await self._conn.read())
         except (LinkError, WireError) as exc:
             return self._cause or exc
         finally:
+            if self._visitors is not None:
+                self._visitors.close()
             self._conn.abort()
             await self._connector.close()
             await self._scope.close()
@@ -115,11 +153,13 @@ class Control:
         proxies for further requests, for a minute (frp `pkg/util/vhost/http.go`, IdleConnTimeout).
         """
         self._stopping = True
+        if self._visitors is not None:
+            self._visitors.close()
         for proxy in self._proxies.values():
             if proxy.phase is Phase.RUNNING:
                 self._conn.write(CloseProxy(proxy_name=proxy.name))
             proxy.phase = Phase.CLOSED
-        seen: dict[Bridge, tuple[int, float]] = {}
+        seen: dict[Carrier, tuple[int, float]] = {}
         while self.bridges and not self._conn.ended:
             self._close_resting(seen)
             self._quiet.clear()
@@ -129,7 +169,7 @@ class Control:
             except TimeoutError:
                 pass  # Time to look again.
 
-    def _close_resting(self, seen: dict[Bridge, tuple[int, float]]) -> None:
+    def _close_resting(self, seen: dict[Carrier, tuple[int, float]]) -> None:
         """Close the bridges whose rest has lasted.
 
         Args:
@@ -137,20 +177,54 @@ class Control:
         """
         now = self._clock()
         for bridge in list(self.bridges):
-            carried = bridge.near.received + bridge.far.received
+            carried = bridge.carried()
             before, since = seen.get(bridge, (-1, now))
             if carried != before:
                 seen[bridge] = (carried, now)
             elif now - since >= REST_S and bridge.at_rest():
                 bridge.close()
 
-    def bridge_closed(self, bridge: Bridge) -> None:
+    def bridge_closed(self, bridge: Carrier) -> None:
         self.bridges.pop(bridge, None)
         if not self.bridges:
             self._quiet.set()
 
     def _touch(self) -> None:
         self._heard = self._clock()
+
+    # -- connections to the server -------------------------------------------------------------
+
+    async def introduce(self, first: Message) -> MessageConn:
+        """Open a connection to the server and begin it with `first`.
+
+        Raises:
+            LinkError, LocalWireError: when there is no connection, or no room for the message.
+        """
+        async with self._opening:
+            try:
+                endpoint, early = await self._connector.open()
+            except PeerClosed as exc:
+                # The link opens no more streams, so this session serves nobody any more.
+                self.end(exc)
+                raise
+            conn = MessageConn(endpoint, early=early)
+            try:
+                conn.write(first)
+            except LocalWireError:
+                conn.abort()
+                raise
+            return conn
+
+    def spawn(self, coro: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Run a task that ends with the session."""
+        self._scope.spawn(coro, name=name)
+
+    def hand_over(self, name: str, user: Endpoint, held: Held) -> None:
+        """Let the visitor of this name serve a user that another one cannot."""
+        if self._visitors is not None:
+            self._visitors.hand_over(name, user, held)
+        else:
+            user.abort()
 
     # -- control messages ----------------------------------------------------------------------
 
@@ -177,7 +251,11 @@ class Control:
         while True:
             now = self._clock()
             for proxy in self._proxies.values():
-                if proxy.due(now) <= now:
+                if proxy.due(now) > now:
+                    continue
+                if proxy.withdraw():
+                    self._conn.write(CloseProxy(proxy_name=proxy.name))
+                else:
                     self._register(proxy, now)
             try:
                 async with asyncio.timeout(DRAIN_S):
@@ -221,16 +299,10 @@ class Control:
         """Offer a work connection and serve what it is started for."""
         conn: MessageConn | None = None
         try:
-            async with self._opening:
-                try:
-                    endpoint, early = await self._connector.open()
-                except PeerClosed as exc:
-                    # The link opens no more streams, so this session serves nobody any more.
-                    self.end(exc)
-                    return
-                conn = MessageConn(endpoint, early=early)
-                key, timestamp = self._auth.work_conn_fields(time.time())
-                conn.write(NewWorkConn(run_id=self._run_id, privilege_key=key, timestamp=timestamp))
+            key, timestamp = self._auth.work_conn_fields(time.time())
+            conn = await self.introduce(
+                NewWorkConn(run_id=self.run_id, privilege_key=key, timestamp=timestamp)
+            )
             start = await conn.read()
             if not isinstance(start, StartWorkConn):
                 raise LinkError(f"expected StartWorkConn, got {type(start).__name__}")

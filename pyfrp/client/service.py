@@ -22,11 +22,13 @@ from pyfrp.errors import AuthError, HandshakeError, LinkError, PyfrpError, WireE
 from pyfrp.log import get_logger
 from pyfrp.net.certs import client_context
 from pyfrp.net.conn import MessageConn
+from pyfrp.net.datagrams import packet_size
 from pyfrp.version import FRP_VERSION
 from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
 from pyfrp.wire.messages import Login, LoginResp
 
 if TYPE_CHECKING:
+    from pyfrp.client.visitors.base import ClientVisitor
     from pyfrp.config import ClientConfig
     from pyfrp.config.client import ClientTransport
 
@@ -64,13 +66,25 @@ class Client:
         self._auth = TokenAuth(cfg.auth.token, frozenset(cfg.auth.additional_scopes))
         self._route = _route(cfg)
         self._proxies = [self._make(proxy) for proxy in cfg.proxies]
+        self._visitors = self._make_visitors()
         self._run_id = ""
         self._control: Control | None = None
         self._stopping = asyncio.Event()
 
     def _make(self, proxy: Any) -> ClientProxy:
         name = wire_name(self.cfg.user, proxy.name)
-        return PROXY_TYPES[proxy.type](proxy, name, self.cfg.auth.token)
+        size = packet_size(self.cfg.udp_packet_size)
+        return PROXY_TYPES[proxy.type](proxy, name, self.cfg.auth.token, packet_size=size)
+
+    def _make_visitors(self) -> list[ClientVisitor]:
+        if not self.cfg.visitors:
+            return []
+        from pyfrp.client.visitors import VISITOR_TYPES  # most files have none: not at start-up
+
+        return [
+            VISITOR_TYPES[visitor.type](visitor, wire_name(self.cfg.user, visitor.name), self.log)
+            for visitor in self.cfg.visitors
+        ]
 
     async def run(self) -> None:
         """Stay connected until `stop` is called.
@@ -87,7 +101,11 @@ class Client:
                 return
             self._control = control
             names = " ".join(proxy.name for proxy in self._proxies)
-            self.log.bind(run_id=self._run_id).info(f"proxy added: [{names}]")
+            log = self.log.bind(run_id=self._run_id)
+            log.info(f"proxy added: [{names}]")
+            if self._visitors:
+                names = " ".join(visitor.name for visitor in self._visitors)
+                log.info(f"visitor added: [{names}]")
             cause = await control.run()
             self._control = None
             if self._stopping.is_set():
@@ -220,6 +238,7 @@ class Client:
             timeout_s=float(cfg.transport.heartbeat_timeout),
             log=self.log,
             report=self.report,
+            visitors=self._visitors,
         )
 
 

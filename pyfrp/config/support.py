@@ -71,15 +71,18 @@ _CLIENT = (
 _PROXY = (
     _Missing(
         "type",
-        "use http, https, tcp or tcpmux",
-        _other_than("http", "https", "tcp", "tcpmux"),
+        "use http, https, tcp, tcpmux, udp or stcp",
+        _other_than("http", "https", "tcp", "tcpmux", "udp", "stcp"),
         shows=True,
     ),
     _Missing("plugin", "use localIP and localPort"),
-    _Missing("healthCheck.type", "remove it; a dead service is answered with 502 by itself"),
     _Missing("loadBalancer.group", "remove it; give each service its own domain or port"),
     _Missing("transport.bandwidthLimit", "remove it", shows=True),
-    _Missing("transport.proxyProtocolVersion", "remove it; http proxies send X-Forwarded-For"),
+)
+
+_VISITOR = (
+    _Missing("type", "use stcp", _other_than("stcp"), shows=True),
+    _Missing("plugin", "use bindAddr and bindPort"),
 )
 
 
@@ -115,8 +118,8 @@ def unsupported(cfg: ServerConfig | ClientConfig) -> list[Problem]:
         problems += [problem.within(source, table, prefix) for problem in _look(proxy, _PROXY)]
     for index, visitor in enumerate(cfg.visitors):
         source, table = origin.spot("visitors", index)
-        problem = Problem(_sentence("visitors", "use a proxy of type tcp on the other client"))
-        problems.append(problem.within(source, table, f"visitor {visitor.name}: "))
+        prefix = f"visitor {visitor.name}: "
+        problems += [problem.within(source, table, prefix) for problem in _look(visitor, _VISITOR)]
     return problems
 
 
@@ -136,5 +139,5 @@ def _problem(key: str, instead: str, shown: str = "") -> Problem:
 
 
 def _sentence(what: str, instead: str) -> str:
-    verb = "are" if what in ("visitors", "httpPlugins") else "is"
+    verb = "are" if what == "httpPlugins" else "is"
     return f"{what} {verb} not available in this release of pyfrp: {instead}"

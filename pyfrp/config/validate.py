@@ -128,6 +128,12 @@ def client_warnings(cfg: ClientConfig) -> Iterator[str]:
                 yield f"transport.tls.{key} is invalid when transport.tls.enable is false"
     if not 0 <= cfg.server_port <= 65535:
         yield f"serverPort {cfg.server_port} is not in the range 0..65535: no login can succeed"
+    for proxy in cfg.proxies:
+        if getattr(proxy, "secret_key", None) == "":
+            yield (
+                f"proxy {proxy.name}: secretKey is empty: every visitor of the users in allowUsers "
+                "is let in"
+            )
 
 
 def proxy_problem(proxy: ProxyBase) -> Problem | None:
@@ -365,5 +371,8 @@ def _visitor(visitor: VisitorBase) -> Iterator[Problem]:
         yield Problem("server name is required", ("serverName",))
     if visitor.bind_port == 0:
         yield Problem("bind port is required", ("bindPort",))
+    if visitor.bind_port > 65535:
+        text = f"bindPort: port number {visitor.bind_port} must be in the range 0..65535"
+        yield Problem(text, ("bindPort",))
     if getattr(visitor, "protocol", "quic") not in ("quic", "kcp"):
         yield Problem("protocol should be kcp or quic", ("protocol",))

@@ -114,6 +114,10 @@ class Bridge:
             elif not leg.eof_received():
                 leg.near.close()
 
+    def carried(self) -> int:
+        """How many bytes have passed, both ways together."""
+        return self.near.received + self.far.received
+
     def at_rest(self) -> bool:
         """Whether evidently nobody waits for anything on it.
 

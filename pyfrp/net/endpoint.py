@@ -61,16 +61,19 @@ def reset(endpoint: Endpoint) -> None:
 def peer_address(endpoint: Endpoint) -> tuple[str, int]:
     """The far address as (ip, port); ("", 0) when there is none, e.g. for a unix socket."""
     name = endpoint.get_extra_info("peername")
-    if isinstance(name, tuple) and len(name) >= 2:
-        return str(name[0]), int(name[1])
-    return "", 0
+    return _address(name)
 
 
 def local_address(endpoint: Endpoint) -> tuple[str, int]:
     """Our address of the connection as (ip, port); ("", 0) when there is none."""
     name = endpoint.get_extra_info("sockname")
+    return _address(name)
+
+
+def _address(name: Any) -> tuple[str, int]:
     if isinstance(name, tuple) and len(name) >= 2:
-        return str(name[0]), int(name[1])
+        # A listener for both families gives an IPv4 address as ::ffff:192.0.2.1.
+        return str(name[0]).removeprefix("::ffff:"), int(name[1])
     return "", 0
 
 

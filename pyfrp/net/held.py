@@ -12,16 +12,22 @@ class Held(asyncio.Protocol):
 
     Args:
         on_open: Called with the transport and this object.
+        early: Bytes that were read before, of a connection that is paused already.
 
     Attributes:
         early: The bytes that came before the loop could be made to pause.
         ended: Whether the far end has sent its EOF by then.
     """
 
-    def __init__(self, on_open: Callable[[asyncio.Transport, Held], None] | None = None) -> None:
+    def __init__(
+        self,
+        on_open: Callable[[asyncio.Transport, Held], None] | None = None,
+        *,
+        early: bytes = b"",
+    ) -> None:
         self._on_open = on_open
         self._transport: asyncio.Transport | None = None
-        self.early = b""
+        self.early = early
         self.ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -112,7 +112,15 @@ async def listen(
     listener = Listener(sockets[0].getsockname()[1])
     if isinstance(loop, asyncio.BaseEventLoop):
         lanes = 1  # asyncio's own loops empty the queue; libuv's accepts one per turn and socket.
-    for sock in sockets:
-        for lane in [sock, *(sock.dup() for _ in range(lanes - 1))]:
-            listener.servers.append(await loop.create_server(factory, sock=lane, backlog=BACKLOG))
+    try:
+        for sock in sockets:
+            for lane in [sock, *(sock.dup() for _ in range(lanes - 1))]:
+                server = await loop.create_server(
+                    factory, sock=lane, backlog=BACKLOG, start_serving=False
+                )
+                listener.servers.append(server)
+                await server.start_serving()  # asyncio's own loops may be cancelled here.
+    except BaseException:
+        listener.close()
+        raise
     return listener

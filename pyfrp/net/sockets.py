@@ -25,6 +25,9 @@ def is_numeric(host: str) -> bool:
 def bind(host: str, port: int, *, keepalive_s: float, links: bool = False) -> socket.socket:
     """A listening, non-blocking TCP socket on a numeric address.
 
+    "0.0.0.0" and "::" are both families wherever there are two, as in Go (`net/ipsock_posix.go`,
+    favoriteAddrFamily) and so in frp: a home is often reached over IPv6 alone.
+
     Args:
         keepalive_s: For accepted connections, which inherit it; 0 or less for none.
         links: Whether they are links, on which much waits behind what the kernel holds.
@@ -32,13 +35,16 @@ def bind(host: str, port: int, *, keepalive_s: float, links: bool = False) -> so
     Raises:
         OSError: with the system's reason; `bind_error` makes a sentence of it.
     """
+    both = host in ("0.0.0.0", "::") and socket.has_dualstack_ipv6()
+    if both:
+        host = "::"
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         if os.name == "posix":
             # Elsewhere it would let two programs have the same port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if sock.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
         set_keepalive(sock, keepalive_s)
         if links:
             bound_unsent(sock)

@@ -53,6 +53,7 @@ class Control:
         heard: Callable[[], float],
     ) -> None:
         self.run_id = login.run_id
+        self.user = login.user
         self.log = server.log.bind(run_id=login.run_id)
         self._server = server
         self._conn = conn
@@ -181,7 +182,7 @@ class Control:
             raise RefusedError("exceed the max_ports_per_client")
         if len(self._proxies) >= MAX_PROXIES:
             raise RefusedError(f"more than {MAX_PROXIES} proxies of one client")
-        proxy = kind(wanted, server, self.pool, log, self._scope)
+        proxy = kind(wanted, server, self.pool, log, self._scope, self.user)
         server.register(proxy)
         try:
             address = await proxy.start()

@@ -12,6 +12,7 @@ from pyfrp.errors import AuthError, ConfigError, LinkError, RefusedError
 from pyfrp.log import get_logger
 from pyfrp.net.certs import server_context
 from pyfrp.net.conn import MessageConn
+from pyfrp.net.datagrams import packet_size
 from pyfrp.net.endpoint import format_address, peer_address
 from pyfrp.net.listen import Listener, listen
 from pyfrp.net.scope import Scope
@@ -20,6 +21,7 @@ from pyfrp.server.bind import Bound, shares_port
 from pyfrp.server.control import Control
 from pyfrp.server.links import Link, LinkAcceptor
 from pyfrp.server.ports import PortManager
+from pyfrp.server.visitors import SHOWN, VisitorManager
 from pyfrp.version import FRP_VERSION
 from pyfrp.vhost.frontend import HttpFrontend
 from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
@@ -66,7 +68,11 @@ class Server:
             frozenset(cfg.auth.additional_scopes),
             max_clock_skew=cfg.auth.max_clock_skew,
         )
-        self.ports = PortManager([ports.bounds for ports in cfg.allow_ports])
+        allowed = [ports.bounds for ports in cfg.allow_ports]
+        self.ports = PortManager(allowed)
+        self.udp_ports = PortManager(allowed)
+        self.udp_packet_size = packet_size(cfg.udp_packet_size)
+        self.visitors = VisitorManager()
         self.proxy_bind_addr = cfg.proxy_bind_addr
         self.http_port = cfg.vhost_http_port
         self.https_port = cfg.vhost_https_port
@@ -190,6 +196,7 @@ class Server:
         """Take nobody new, let open exchanges and connections finish, then close everything."""
         for listener in self._listeners:
             listener.close()
+        self.visitors.close()
         for muxer in (self.https, self.tcpmux):
             if muxer is not None:
                 muxer.close()
@@ -263,10 +270,7 @@ class Server:
         elif isinstance(msg, NewWorkConn):
             self._work_conn(conn, msg)
         elif isinstance(msg, NewVisitorConn):
-            error = f"custom listener for [{msg.proxy_name}] doesn't exist"
-            summary = self.detail(error, "register visitor conn error")
-            conn.write(NewVisitorConnResp(proxy_name=msg.proxy_name, error=summary))
-            conn.close()
+            self._visitor_conn(conn, msg)
         else:
             peer = format_address(peer_address(conn.endpoint))
             self.log.warning(f"error message type for the new connection [{peer}]")
@@ -320,3 +324,26 @@ class Server:
         if early or not control.pool.add(endpoint):
             control.log.debug("work connection pool is full, discarding")
             endpoint.close()
+
+    def _visitor_conn(self, conn: MessageConn, msg: NewVisitorConn) -> None:
+        try:
+            visited = self.visitors.admit(msg, self._user_of(msg.run_id))
+        except RefusedError as exc:
+            peer = format_address(peer_address(conn.endpoint))
+            self.log.warning(f"register visitor conn error: {exc}", peer=peer)
+            error = self.detail(str(exc), "register visitor conn error")
+            conn.write(NewVisitorConnResp(proxy_name=msg.proxy_name, error=error))
+            conn.close()
+            return
+        # Before anything of the payload, which may come as soon as the connection is handed over.
+        conn.write(NewVisitorConnResp(proxy_name=msg.proxy_name))
+        visited.enter(*conn.detach(), msg)
+
+    def _user_of(self, run_id: str) -> str:
+        """The user that a visitor comes from; clients before frp 0.50 do not say who they are."""
+        if not run_id:
+            return ""
+        control = self.controls.get(run_id)
+        if control is None:
+            raise RefusedError(f"no client control found for run id [{run_id[:SHOWN]}]")
+        return control.user

@@ -23,12 +23,16 @@ def encode(msg: Message) -> bytes:
         LocalWireError: The body is longer than `MAX_BODY`, so that the peer would close the
             connection. The caller turns it into an answer to whoever supplied the content.
     """
-    body = encode_body(msg)
+    return frame(type(msg), encode_body(msg))
+
+
+def frame(cls: type[Message], body: bytes) -> bytes:
+    """Put the header on the body of a message of class `cls`. Raises as `encode`."""
     if len(body) > MAX_BODY:
         raise LocalWireError(
-            f"{type(msg).__name__} of {len(body)} bytes: a peer accepts at most {MAX_BODY}"
+            f"{cls.__name__} of {len(body)} bytes: a peer accepts at most {MAX_BODY}"
         )
-    return _HEADER.pack(TYPE_BYTES[type(msg)], len(body)) + body
+    return _HEADER.pack(TYPE_BYTES[cls], len(body)) + body
 
 
 class FrameDecoder:

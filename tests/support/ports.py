@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import socket
@@ -39,10 +40,11 @@ def _claim(port: int) -> bool:
 
 
 def _is_free(port: int) -> bool:
-    """Tell whether TCP `port` can be bound on loopback and on all addresses."""
-    for host in ("127.0.0.1", "0.0.0.0"):
-        with socket.socket() as probe:
-            if os.name == "posix":
+    """Tell whether `port` can be bound on loopback and on all addresses, for TCP and for UDP."""
+    kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+    for kind, host in itertools.product(kinds, ("127.0.0.1", "0.0.0.0")):
+        with socket.socket(type=kind) as probe:
+            if os.name == "posix" and kind == socket.SOCK_STREAM:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
@@ -52,7 +54,7 @@ def _is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A loopback TCP port that no other test process on this machine will be given."""
+    """A loopback port, for TCP or UDP, that no other test process on this machine will be given."""
     for _ in range(2000):
         port = _dice.randint(FIRST, LAST)
         if port not in _claims and _is_free(port) and _claim(port):

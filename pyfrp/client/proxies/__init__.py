@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pyfrp.client.proxies.base import ClientProxy
+from pyfrp.client.proxies.stcp import STCPProxy
 from pyfrp.client.proxies.types import HTTPProxy, HTTPSProxy, TCPMuxProxy, TCPProxy
+from pyfrp.client.proxies.udp import UDPProxy
 
 PROXY_TYPES: dict[str, type[ClientProxy]] = {
     "http": HTTPProxy,
     "https": HTTPSProxy,
+    "stcp": STCPProxy,
     "tcp": TCPProxy,
     "tcpmux": TCPMuxProxy,
+    "udp": UDPProxy,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pyfrp.client.health import make_monitor
 from pyfrp.errors import DialError
 from pyfrp.net.bridge import Bridge
 from pyfrp.net.dial import dial_tcp
@@ -29,6 +30,7 @@ class Phase(Enum):
     WAIT_START = "wait start"
     START_ERROR = "start error"
     RUNNING = "running"
+    CHECK_FAILED = "check failed"
     CLOSED = "closed"
 
 
@@ -39,11 +41,12 @@ class ClientProxy:
         cfg: Its table of the file.
         name: Its name on the wire.
         token: For the payload's cipher.
+        packet_size: Most bytes of a datagram that are carried.
     """
 
     bridge_type: ClassVar[type[Bridge]] = Bridge
 
-    def __init__(self, cfg: ProxyBase, name: str, token: str) -> None:
+    def __init__(self, cfg: ProxyBase, name: str, token: str, *, packet_size: int = 1500) -> None:
         self.cfg = cfg
         self.name = name
         self.phase = Phase.NEW
@@ -51,6 +54,8 @@ class ClientProxy:
         self.remote_addr = ""
         self.log: Any = None
         self._since = 0.0
+        self.health = make_monitor(cfg)
+        self._packet_size = packet_size
         self._key = derive_key(token) if cfg.transport.use_encryption else None
 
     # -- with the server -----------------------------------------------------------------------
@@ -73,14 +78,27 @@ class ClientProxy:
         self.phase = Phase.NEW
 
     def due(self, now: float) -> float:
-        """When a request is to be sent (again); infinity for not at all."""
-        if self.phase is Phase.NEW:
+        """When something is to be sent (again), a request or a withdrawal; infinity for never."""
+        if self._is_sick:
+            return now if self.phase in (Phase.RUNNING, Phase.WAIT_START) else float("inf")
+        if self.phase in (Phase.NEW, Phase.CHECK_FAILED):
             return now
         if self.phase is Phase.WAIT_START:
             return self._since + ANSWER_S
         if self.phase is Phase.START_ERROR:
             return self._since + RETRY_S
         return float("inf")
+
+    def withdraw(self) -> bool:
+        """Whether what is due is to have the server close this proxy, for its service is dead."""
+        if not self._is_sick:
+            return False
+        self.phase = Phase.CHECK_FAILED
+        return True
+
+    @property
+    def _is_sick(self) -> bool:
+        return self.health is not None and not self.health.healthy
 
     def requested(self, now: float) -> None:
         self.phase = Phase.WAIT_START
@@ -118,6 +136,16 @@ class ClientProxy:
         except BaseException:
             work.abort()
             raise
+        try:
+            header = self._proxy_header(start)
+        except ValueError:
+            # Without the header the service would take the user's first bytes for one.
+            self.log.error(f"no PROXY header for a caller at [{start.src_addr[:60]}]: no address")
+            local.abort()
+            work.close()
+            return
+        if header:
+            local.write(header)
         work, early = wrap_payload(
             work, early, key=self._key, compress=cfg.transport.use_compression
         )
@@ -130,3 +158,18 @@ class ClientProxy:
             on_close=control.bridge_closed,
         )
         control.bridges[bridge] = None
+
+    def _proxy_header(self, start: StartWorkConn) -> bytes:
+        """What tells the local service who the user is, before any byte of the user's.
+
+        Raises:
+            ValueError: the server gave no IP address.
+        """
+        version = self.cfg.transport.proxy_protocol_version
+        if not version or not start.src_addr or not start.src_port:
+            return b""
+        from pyfrp.wire import proxyproto  # Few services read it.
+
+        # The server names no address of its own to http proxies.
+        to = (start.dst_addr or "127.0.0.1", start.dst_port)
+        return proxyproto.encode(version, (start.src_addr, start.src_port), to)

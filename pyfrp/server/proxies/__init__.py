@@ -5,12 +5,16 @@ from __future__ import annotations
 from pyfrp.server.proxies.base import ServerProxy
 from pyfrp.server.proxies.http import HTTPProxy
 from pyfrp.server.proxies.https import HTTPSProxy
+from pyfrp.server.proxies.stcp import STCPProxy
 from pyfrp.server.proxies.tcp import TCPProxy
 from pyfrp.server.proxies.tcpmux import TCPMuxProxy
+from pyfrp.server.proxies.udp import UDPProxy
 
 PROXY_TYPES: dict[str, type[ServerProxy]] = {
     "http": HTTPProxy,
+    "stcp": STCPProxy,
     "https": HTTPSProxy,
     "tcp": TCPProxy,
     "tcpmux": TCPMuxProxy,
+    "udp": UDPProxy,
 }

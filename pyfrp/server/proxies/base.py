@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pyfrp.errors import RefusedError
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.payload import wrap_payload
 from pyfrp.net.scope import Scope
 from pyfrp.server.ports import PortManager
+from pyfrp.server.visitors import VisitorManager
 from pyfrp.server.workpool import WorkPool
 from pyfrp.wire.cfb import derive_key
 from pyfrp.wire.framing import encode
@@ -17,16 +18,20 @@ from pyfrp.wire.messages import NewProxy, StartWorkConn
 
 if TYPE_CHECKING:
     from pyfrp.net.bridge import Bridge
-    from pyfrp.net.listen import Listener
     from pyfrp.vhost.frontend import HttpFrontend
     from pyfrp.vhost.https import HttpsMuxer
     from pyfrp.vhost.tcpmux import TcpmuxMuxer
+
+Bound = TypeVar("Bound")
 
 
 class Surroundings(Protocol):
     """What a proxy may use of the server; all of it is shared."""
 
     ports: PortManager
+    visitors: VisitorManager
+    udp_ports: PortManager
+    udp_packet_size: int
     http: HttpFrontend | None
     https: HttpsMuxer | None
     tcpmux: TcpmuxMuxer | None
@@ -52,18 +57,26 @@ class ServerProxy:
         pool: The client's work connections.
         log: Bound to the run id and the proxy's name.
         scope: For the tasks of this proxy; ends with the control.
+        user: Whose client it is; empty for one without.
     """
 
     counts_ports: ClassVar[int] = 0  # Against `maxPortsPerClient`.
 
     def __init__(
-        self, wanted: NewProxy, server: Surroundings, pool: WorkPool, log: Any, scope: Scope
+        self,
+        wanted: NewProxy,
+        server: Surroundings,
+        pool: WorkPool,
+        log: Any,
+        scope: Scope,
+        user: str = "",
     ) -> None:
         self.name = wanted.proxy_name
         self.wanted = wanted
         self.server = server
         self.log = log
         self.scope = scope
+        self.user = user
         self._pool = pool
         self._key = derive_key(server.token) if wanted.use_encryption else None
 
@@ -119,8 +132,8 @@ class ServerProxy:
 
 
 async def bind_first(
-    listen: Callable[[int], Any], ports: Sequence[int], *, fixed: bool
-) -> tuple[Listener, int]:
+    listen: Callable[[int], Awaitable[Bound]], ports: Sequence[int], *, fixed: bool
+) -> tuple[Bound, int]:
     """Bind the first of `ports` that is free on this machine.
 
     Raises:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from pyfrp.errors import LinkError
 from pyfrp.net.bridge import Bridge
-from pyfrp.net.endpoint import format_address, local_address, peer_address, tune
+from pyfrp.net.endpoint import Endpoint, format_address, local_address, peer_address, tune
 from pyfrp.net.held import Held
 from pyfrp.server.proxies.base import ServerProxy
 
@@ -17,9 +16,9 @@ class BridgedProxy(ServerProxy):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._waiting: set[asyncio.Transport] = set()  # Users without a work connection yet.
+        self._waiting: set[Endpoint] = set()  # Users without a work connection yet.
 
-    def take_user(self, user: asyncio.Transport, held: Held) -> None:
+    def take_user(self, user: Endpoint, held: Held) -> None:
         """Serve a user who was held so far."""
         self._waiting.add(user)
         self.scope.spawn(self._serve(user, held), name=f"user of {self.name}")
@@ -30,7 +29,7 @@ class BridgedProxy(ServerProxy):
             user.abort()
         self._waiting.clear()
 
-    async def _serve(self, user: asyncio.Transport, held: Held) -> None:
+    async def _serve(self, user: Endpoint, held: Held) -> None:
         address = peer_address(user)
         self.log.debug(f"get a user connection [{format_address(address)}]")
         try:

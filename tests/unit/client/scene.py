@@ -10,6 +10,7 @@ from typing import Any
 from pyfrp.auth.token import TokenAuth
 from pyfrp.client.control import Control
 from pyfrp.client.proxies import PROXY_TYPES
+from pyfrp.client.visitors import VISITOR_TYPES
 from pyfrp.config import client_from_dict
 from pyfrp.errors import PyfrpError
 from pyfrp.net.conn import MessageConn
@@ -52,7 +53,10 @@ class Session:
     """A running control, and the server's side of its connection."""
 
     def __init__(self, proxies: list[dict[str, Any]], settings: dict[str, Any]) -> None:
-        cfg = client_from_dict({"serverAddr": "127.0.0.1", "proxies": proxies})
+        visitors = settings.pop("visitors", [])
+        cfg = client_from_dict(
+            {"serverAddr": "127.0.0.1", "user": "bob", "proxies": proxies, "visitors": visitors}
+        )
         self.log = Log()
         self.errors: list[BaseException] = []
         self.connector = MemoryConnector()
@@ -60,7 +64,11 @@ class Session:
         self.near.pause_reading()
         self.far.pause_reading()
         self.server = MessageConn(self.far)
-        self.proxies = [PROXY_TYPES[p.type](p, p.name, TOKEN) for p in cfg.proxies]
+        size = settings.pop("packet_size", 1500)
+        self.proxies = [
+            PROXY_TYPES[p.type](p, p.name, TOKEN, packet_size=size) for p in cfg.proxies
+        ]
+        self.visitors = [VISITOR_TYPES[v.type](v, f"bob.{v.name}", self.log) for v in cfg.visitors]
         scopes = settings.pop("scopes", ())
         self.control = Control(
             MessageConn(self.near),
@@ -72,6 +80,7 @@ class Session:
             timeout_s=settings.pop("timeout_s", 0.0),
             log=self.log,
             report=lambda exc, what: self.errors.append(exc),
+            visitors=self.visitors,
         )
         assert not settings
         self.task: asyncio.Task[PyfrpError] | None = None
@@ -132,3 +141,7 @@ def tcp(name: str, port: int, **more: Any) -> dict[str, Any]:
 
 def http(name: str, port: int, **more: Any) -> dict[str, Any]:
     return {"name": name, "type": "http", "localPort": port, "customDomains": ["a.test"], **more}
+
+
+def udp(name: str, port: int, **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": "udp", "localPort": port, "remotePort": 6000, **more}

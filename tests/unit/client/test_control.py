@@ -160,6 +160,53 @@ async def test_a_user_is_joined_with_the_local_service():
         await until(lambda: not s.control.bridges, "the bridge to close")
 
 
+@pytest.mark.parametrize(
+    ("start_fields", "header"),
+    [
+        (
+            {"src_addr": "192.0.2.7", "src_port": 4321, "dst_addr": "192.0.2.1", "dst_port": 6000},
+            b"PROXY TCP4 192.0.2.7 192.0.2.1 4321 6000\r\n",
+        ),
+        # As frp's server does for http proxies.
+        (
+            {"src_addr": "192.0.2.7", "src_port": 4321},
+            b"PROXY TCP4 192.0.2.7 127.0.0.1 4321 0\r\n",
+        ),
+        ({}, b""),
+    ],
+)
+async def test_the_service_is_told_who_calls(start_fields, header):
+    proxy = tcp("ssh", 0, transport={"proxyProtocolVersion": "v1"})
+    async with service() as port, session({**proxy, "localPort": port}) as s:
+        await s.accept("ssh")
+        conn = await s.request()
+        conn.write(StartWorkConn(proxy_name="ssh", **start_fields))
+        endpoint, _ = conn.detach()
+        endpoint.write(b"hello")
+        reader = Reader()
+        endpoint.set_protocol(reader)
+        endpoint.resume_reading()
+        assert await reader.until_data(len(header) + 5) == header + b"hello"
+        endpoint.write_eof()
+        await reader.until_ended()
+
+
+async def test_no_user_passes_for_a_header_when_the_address_is_none():
+    proxy = tcp("ssh", 0, transport={"proxyProtocolVersion": "v2"})
+    async with service() as port, session({**proxy, "localPort": port}) as s:
+        await s.accept("ssh")
+        conn = await s.request()
+        conn.write(StartWorkConn(proxy_name="ssh", src_addr="nobody", src_port=1))
+        endpoint, _ = conn.detach()
+        endpoint.write(b"PROXY TCP4 198.51.100.1 198.51.100.2 1 2\r\n")
+        reader = Reader()
+        endpoint.set_protocol(reader)
+        endpoint.resume_reading()
+        await reader.until_ended()
+        assert reader.data == b""
+        assert any("no PROXY header" in event for event in s.log.events("error"))
+
+
 async def test_bytes_and_the_end_that_come_with_the_start_are_not_lost():
     """All a user had to say may be there before the client has dialled."""
     async with service() as port, session(tcp("ssh", port)) as s:

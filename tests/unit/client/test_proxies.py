@@ -67,6 +67,14 @@ def test_every_field_of_an_http_proxy_goes_where_frp_has_it():
     )
 
 
+def test_a_secret_proxy_sends_its_secret_and_whom_it_admits():
+    made = proxy(type="stcp", secretKey="s3cret", allowUsers=["bob", "*"])
+    assert made.request() == NewProxy(
+        proxy_name="alice.web", proxy_type="stcp", sk="s3cret", allow_users=["bob", "*"]
+    )
+    assert "s3cret" not in repr(made.request())
+
+
 def test_an_https_proxy_asks_for_its_names():
     made = proxy(
         type="https",

@@ -237,6 +237,10 @@ CLIENT: list[tuple[str, str]] = [
     (VISITOR, ":1: visitor v: server name is required"),
     (VISITOR + "serverName = 's'", ":1: visitor v: bind port is required"),
     (
+        VISITOR + "serverName = 's'\nbindPort = 65536",
+        ":5: visitor v: bindPort: port number 65536 must be in the range 0..65535",
+    ),
+    (
         VISITOR + "serverName = 's'\nbindPort = 1\nprotocol = 'tcp'",
         ":6: visitor v: protocol should be kcp or quic",
     ),
@@ -380,18 +384,19 @@ UNSUPPORTED_CLIENT = [
     *(
         (f"[[proxies]]\nname = 'a'\ntype = '{tag}'\n" + more, f'proxy a: type = "{tag}"')
         for tag, more in (
-            ("udp", ""),
-            ("stcp", ""),
             ("sudp", ""),
             ("xtcp", ""),
         )
     ),
     (TCP + "plugin.type = 'socks5'", "proxy a: plugin"),
-    (TCP + "healthCheck.type = 'tcp'", "proxy a: healthCheck.type"),
     (TCP + "loadBalancer.group = 'g'", "proxy a: loadBalancer.group"),
     (TCP + "transport.bandwidthLimit = '1MB'", 'proxy a: transport.bandwidthLimit = "1MB"'),
-    (TCP + "transport.proxyProtocolVersion = 'v2'", "proxy a: transport.proxyProtocolVersion"),
-    (VISITOR + "serverName = 's'\nbindPort = 1", "visitor v: visitors are"),
+    (VISITOR + "serverName = 's'\nbindPort = 1", 'visitor v: type = "xtcp"'),
+    (
+        VISITOR.replace("xtcp", "stcp")
+        + "serverName = 's'\nbindPort = 1\nplugin.type = 'virtual_net'",
+        "visitor v: plugin is",
+    ),
 ]
 
 
@@ -438,7 +443,7 @@ SUPPORTED_CLIENT = [
     "[[proxies]]\nname = 'a'\ntype = 'tcpmux'\ncustomDomains = ['a']\n"
     "multiplexer = 'httpconnect'\n",
     # Disabled entries are not looked at.
-    "[[proxies]]\nname = 'a'\ntype = 'udp'\nenabled = false\n",
+    "[[proxies]]\nname = 'a'\ntype = 'xtcp'\nenabled = false\n",
 ]
 
 

@@ -181,10 +181,10 @@ def test_a_bad_proxy_of_an_included_file_is_found_there(here: Path) -> None:
 
 
 def test_what_is_not_supported_is_found_in_the_included_file(here: Path) -> None:
-    (here / "x.toml").write_text(PROXY.format("a").replace('"tcp"', '"udp"'))
+    (here / "x.toml").write_text(PROXY.format("a").replace('"tcp"', '"xtcp"'))
     main = here / "frpc.toml"
     main.write_text('includes = ["x.toml"]\n')
-    with pytest.raises(ConfigError, match=r"x.toml:3: proxy a: type = \"udp\" is not available"):
+    with pytest.raises(ConfigError, match=r"x.toml:3: proxy a: type = \"xtcp\" is not available"):
         check_supported(load_client(main))
 
 
@@ -283,6 +283,13 @@ def test_a_server_port_that_cannot_be_is_warned_about_only() -> None:
     cfg = client_from_dict({"auth": {"token": "x"}, "serverPort": 70000})
     (warning,) = cfg.warnings
     assert "serverPort 70000" in warning
+
+
+def test_a_secret_proxy_without_a_secret_is_warned_about() -> None:
+    proxies = [{"name": "s", "type": "stcp", "localPort": 1}, {"name": "t", "type": "tcp"}]
+    cfg = client_from_dict({"auth": {"token": "x"}, "proxies": proxies})
+    (warning,) = cfg.warnings
+    assert warning.startswith("proxy s: secretKey is empty")
 
 
 def test_an_empty_port_range_is_warned_about() -> None:

@@ -8,10 +8,12 @@ import socket
 
 import pytest
 
+from pyfrp.net.endpoint import local_address, peer_address
 from pyfrp.net.held import Held
 from pyfrp.net.listen import Sniffer, listen
 from pyfrp.net.sockets import bind, bind_error
 from pyfrp.wire.sniff import Kind
+from tests.support.ports import free_port
 from tests.support.waiting import until
 from tests.unit.net.ends import RawPeer, Reader, memory_pair, tcp_to_raw, turns
 
@@ -114,6 +116,37 @@ async def test_a_bound_socket_is_served_and_closed(loop_kind):
     readers[0].transport.abort()
     listener.close()
     await readers[0].until_lost()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+async def test_any_address_is_of_both_families(loop_kind, host):
+    readers = []
+
+    def factory():
+        readers.append(Reader())
+        return readers[-1]
+
+    listener = await listen(factory, host, 0, keepalive_s=0)
+    callers = ["127.0.0.1"]
+    if socket.has_dualstack_ipv6():
+        callers.append("::1")
+    for caller in callers:
+        sock = socket.create_connection((caller, listener.port), timeout=5)
+        await until(lambda: readers and readers[-1].transport, "the connection")
+        reader = readers.pop()
+        # An IPv4 caller is seen by its IPv4 address, as in the logs and headers of frp.
+        assert peer_address(reader.transport) == sock.getsockname()[:2]
+        assert local_address(reader.transport) == (caller, listener.port)
+        sock.close()
+        reader.transport.abort()
+        await reader.until_lost()
+    listener.close()
+    await turns()
+
+
+def test_one_address_is_of_one_family():
+    with bind("127.0.0.1", 0, keepalive_s=0) as sock:
+        assert sock.family == socket.AF_INET
 
 
 async def test_a_name_is_bound_on_its_addresses(loop_kind):
@@ -317,3 +350,19 @@ async def test_a_sniffer_can_be_told_to_give_up_at_any_time():
     await turns()
     given_away.sniffer.abort()
     assert not given_away.near.aborted
+
+
+async def test_a_listener_that_is_given_up_while_it_opens_leaves_no_port(loop_kind):
+    for steps in range(4):
+        port = free_port()
+        opening = asyncio.get_running_loop().create_task(
+            listen(asyncio.Protocol, "127.0.0.1", port, keepalive_s=0)
+        )
+        await turns(steps)
+        opening.cancel()
+        try:
+            (await opening).close()
+        except asyncio.CancelledError:
+            pass  # As it should, unless it was done by then.
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)

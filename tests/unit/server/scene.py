@@ -107,6 +107,11 @@ class Peer:
             NewProxy(proxy_name=name, proxy_type="tcp", remote_port=port, **fields)
         )
 
+    async def udp(self, name: str = "dns", port: int = 0, **fields: Any) -> NewProxyResp:
+        return await self.propose(
+            NewProxy(proxy_name=name, proxy_type="udp", remote_port=port, **fields)
+        )
+
     async def http(self, name: str, *domains: str, **fields: Any) -> NewProxyResp:
         return await self.propose(
             NewProxy(proxy_name=name, proxy_type="http", custom_domains=list(domains), **fields)
@@ -260,6 +265,9 @@ class Office:
         assert server.controls == {}
         assert server._proxies == {}
         assert server.ports._used == {}
+        assert not len(server.visitors)
+
+        assert server.udp_ports._used == {}
         if server.http is not None:
             assert server.http.router._domains == {}
             assert server.http._pools == {}
