@@ -52,7 +52,6 @@ _SERVER = (
     *_COMMON,
     _Missing("kcpBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
     _Missing("quicBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
-    _Missing("tcpmuxHTTPConnectPort", "remove it and give each service a proxy of type tcp"),
     _Missing("sshTunnelGateway.bindPort", "remove it and run `pyfrp client`", lambda v: v > 0),
     _Missing("enablePrometheus", "remove it"),
     _Missing("httpPlugins", "remove them; auth.token and allowPorts limit what clients may do"),
@@ -75,8 +74,8 @@ PLUGINS = ("http_proxy", "socks5", "unix_domain_socket")
 _PROXY = (
     _Missing(
         "type",
-        "use http, https, tcp, udp or stcp",
-        _other_than("http", "https", "tcp", "udp", "stcp"),
+        "use http, https, tcp, tcpmux, udp or stcp",
+        _other_than("http", "https", "tcp", "tcpmux", "udp", "stcp"),
         shows=True,
     ),
     _Missing(

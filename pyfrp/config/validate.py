@@ -62,6 +62,14 @@ def server_problems(cfg: ServerConfig, allow_unsafe: Collection[str] = ()) -> It
         text = f"vhostHTTPPort and vhostHTTPSPort are both {cfg.vhost_http_port}"
         hint = "give each a port of its own, or let both be equal to bindPort"
         yield Problem(text, ("vhostHTTPSPort",), hint)
+    taken = [("vhostHTTPPort", cfg.vhost_http_port), ("vhostHTTPSPort", cfg.vhost_https_port)]
+    if cfg.proxy_bind_addr in ("", cfg.bind_addr):
+        taken.append(("bindPort", cfg.bind_port))
+    for name, port in taken:
+        if port and port == cfg.tcpmux_http_connect_port:
+            text = f"{name} and tcpmuxHTTPConnectPort are both {port}"
+            hint = "give tcpmuxHTTPConnectPort a port of its own"
+            yield Problem(text, ("tcpmuxHTTPConnectPort",), hint)
     for index, plugin in enumerate(cfg.http_plugins):
         if not set(plugin.ops) <= set(_PLUGIN_OPS):
             yield _choice("http plugin ops", _PLUGIN_OPS, ("httpPlugins", index, "ops"))

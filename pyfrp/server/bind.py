@@ -26,8 +26,11 @@ def shares_port(cfg: ServerConfig, port: int) -> bool:
 
 def own_ports(cfg: ServerConfig) -> list[int]:
     """The ports of vhosts that are not the clients' port as well."""
-    ports = (cfg.vhost_http_port, cfg.vhost_https_port)
-    return [port for port in ports if port and not shares_port(cfg, port)]
+    ports = [cfg.vhost_http_port, cfg.vhost_https_port]
+    own = [port for port in ports if port and not shares_port(cfg, port)]
+    if cfg.tcpmux_http_connect_port:
+        own.append(cfg.tcpmux_http_connect_port)
+    return own
 
 
 def bind_early(cfg: ServerConfig) -> Bound:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pyfrp.net.bridge import Bridge
     from pyfrp.server.proxies.base import ServerProxy
     from pyfrp.vhost.https import HttpsMuxer
+    from pyfrp.vhost.tcpmux import TcpmuxMuxer
 
 RUN_ID_BYTES = 8
 # Callers that each bring a new connection, by the dozen at once, share turns of the loop, writes to
@@ -75,10 +76,12 @@ class Server:
         self.proxy_bind_addr = cfg.proxy_bind_addr
         self.http_port = cfg.vhost_http_port
         self.https_port = cfg.vhost_https_port
+        self.tcpmux_port = cfg.tcpmux_http_connect_port
         self.sub_domain_host = cfg.sub_domain_host
         self.keepalive_s = float(cfg.transport.tcp_keepalive)
         self.http: HttpFrontend | None = None
         self.https: HttpsMuxer | None = None
+        self.tcpmux: TcpmuxMuxer | None = None
         self.bridges: dict[Bridge, None] = {}
         self.controls: dict[str, Control] = {}
         self._proxies: dict[str, ServerProxy] = {}
@@ -110,6 +113,14 @@ class Server:
             from pyfrp.vhost.https import HttpsMuxer  # few servers have it: not at start-up
 
             self.https = HttpsMuxer(log=self.log)
+        if cfg.tcpmux_http_connect_port:
+            from pyfrp.vhost.tcpmux import TcpmuxMuxer
+
+            self.tcpmux = TcpmuxMuxer(
+                passthrough=cfg.tcpmux_passthrough,
+                not_found_page=cfg.custom_404_page,
+                log=self.log,
+            )
         shared = shares_port(cfg, cfg.vhost_http_port)
         https_shared = shares_port(cfg, cfg.vhost_https_port)
         self._acceptor = LinkAcceptor(
@@ -147,6 +158,13 @@ class Server:
                         "TLS on bindPort is https: clients must send frp's first byte "
                         "(transport.tls.disableCustomTLSFirstByte = false) or turn TLS off"
                     )
+            if self.tcpmux is not None:
+                address = (cfg.proxy_bind_addr, cfg.tcpmux_http_connect_port)
+                await self._listen(self.tcpmux.protocol, *address, lanes=ACCEPT_LANES)
+                self.log.info(
+                    f"tcpmux httpconnect multiplexer listen on {format_address(address)}, "
+                    f"passthrough: {str(cfg.tcpmux_passthrough).lower()}"
+                )
         except ConfigError:
             await self._close()
             raise
@@ -179,8 +197,9 @@ class Server:
         for listener in self._listeners:
             listener.close()
         self.visitors.close()
-        if self.https is not None:
-            self.https.close()
+        for muxer in (self.https, self.tcpmux):
+            if muxer is not None:
+                muxer.close()
         for proxy in list(self._proxies.values()):
             if proxy.counts_ports:
                 proxy.close()
@@ -205,8 +224,9 @@ class Server:
             control.close()
         if self.http is not None:
             self.http.close()
-        if self.https is not None:
-            self.https.close()
+        for muxer in (self.https, self.tcpmux):
+            if muxer is not None:
+                muxer.close()
         for bridge in list(self.bridges):
             bridge.abort()
         if self._acceptor is not None:

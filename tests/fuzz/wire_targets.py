@@ -11,6 +11,8 @@ from pyfrp.wire import framing, kcp, proxyproto, snappy, sniff, stun, v2, v2cryp
 from pyfrp.wire import messages as m
 from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key, unseal
 from pyfrp.wire.clienthello import MAX_HELLO_BYTES, MAX_NAME_BYTES, HelloReader
+from pyfrp.wire.http1 import MAX_HEAD_BYTES
+from pyfrp.wire.httpconnect import ConnectReader
 from pyfrp.wire.yamux import INITIAL_WINDOW, MAX_WINDOW, OPEN_LIMIT, WINDOW_BUDGET
 from tests.fuzz.engine import Behaviour, Target, cut
 from tests.unit.wire.hellos import body, extension, hello, library_hello, message, records, sni
@@ -251,6 +253,26 @@ def _hello(data: bytes, rng: random.Random) -> Behaviour:
     return name is None, bool(name), "".join(c for c in fault if c.isalpha())[:40]
 
 
+def _connect(data: bytes, rng: random.Random) -> Behaviour:
+    def run(pieces: Sequence[bytes]) -> tuple[Any, bool]:
+        reader = ConnectReader()
+        try:
+            for piece in pieces:
+                asked = reader.feed(piece)
+                if asked is not None:
+                    assert 0 < asked.size <= len(reader.raw)
+                    return asked, False
+        except RemoteWireError:
+            return None, True
+        assert len(reader.raw) <= MAX_HEAD_BYTES
+        return None, False
+
+    whole = run([data] if data else [])
+    pieces_agree(whole[0], run(cut(data, rng))[0])
+    asked = whole[0]
+    return whole[1], asked is None, asked is not None and bool(asked.user)
+
+
 def _guarded(decode: Callable[[bytes], Any]) -> Callable[[bytes, random.Random], Behaviour]:
     """A decoder of one datagram or head: it gives something, or complains properly."""
 
@@ -333,6 +355,15 @@ TARGETS = [
             records(message(body(extension(10, b""), sni("a.test"))), 20),
         ],
         [sni("b.test"), extension(21, b""), b"\x16\x03\x01", b"\x00\x00"],
+    ),
+    Target(
+        "http-connect",
+        _connect,
+        [
+            b"CONNECT a.test:80 HTTP/1.1\r\nHost: a.test:80\r\n\r\npayload",
+            b"CONNECT a.test:80 HTTP/1.0\r\nProxy-Authorization: Basic dTpw\r\n\r\n",
+        ],
+        [b"Host: b.test\r\n", b"CONNECT ", b"\r\n", b"Proxy-Authorization: Basic dTpw\r\n"],
     ),
     Target(
         "v2-frames",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyfrp.client.proxies.base import ClientProxy
 from pyfrp.client.proxies.stcp import STCPProxy
-from pyfrp.client.proxies.types import HTTPProxy, HTTPSProxy, TCPProxy
+from pyfrp.client.proxies.types import HTTPProxy, HTTPSProxy, TCPMuxProxy, TCPProxy
 from pyfrp.client.proxies.udp import UDPProxy
 
 PROXY_TYPES: dict[str, type[ClientProxy]] = {
@@ -12,5 +12,6 @@ PROXY_TYPES: dict[str, type[ClientProxy]] = {
     "https": HTTPSProxy,
     "stcp": STCPProxy,
     "tcp": TCPProxy,
+    "tcpmux": TCPMuxProxy,
     "udp": UDPProxy,
 }

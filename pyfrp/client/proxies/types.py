@@ -9,7 +9,12 @@ from pyfrp.client.proxies.httpbridge import HttpBridge
 from pyfrp.wire.messages import NewProxy
 
 if TYPE_CHECKING:
-    from pyfrp.config.proxies import HTTPProxyConfig, HTTPSProxyConfig, TCPProxyConfig
+    from pyfrp.config.proxies import (
+        HTTPProxyConfig,
+        HTTPSProxyConfig,
+        TCPMuxProxyConfig,
+        TCPProxyConfig,
+    )
 
 
 class TCPProxy(ClientProxy):
@@ -53,4 +58,21 @@ class HTTPSProxy(ClientProxy):
         msg = super().request()
         msg.custom_domains = list(self.cfg.custom_domains)
         msg.subdomain = self.cfg.subdomain
+        return msg
+
+
+class TCPMuxProxy(ClientProxy):
+    """Type tcpmux."""
+
+    cfg: TCPMuxProxyConfig
+
+    def request(self) -> NewProxy:
+        msg = super().request()
+        cfg = self.cfg
+        msg.custom_domains = list(cfg.custom_domains)
+        msg.subdomain = cfg.subdomain
+        msg.multiplexer = cfg.multiplexer
+        msg.http_user = cfg.http_user
+        msg.http_pwd = cfg.http_password
+        msg.route_by_http_user = cfg.route_by_http_user
         return msg

@@ -7,6 +7,7 @@ from pyfrp.server.proxies.http import HTTPProxy
 from pyfrp.server.proxies.https import HTTPSProxy
 from pyfrp.server.proxies.stcp import STCPProxy
 from pyfrp.server.proxies.tcp import TCPProxy
+from pyfrp.server.proxies.tcpmux import TCPMuxProxy
 from pyfrp.server.proxies.udp import UDPProxy
 
 PROXY_TYPES: dict[str, type[ServerProxy]] = {
@@ -14,5 +15,6 @@ PROXY_TYPES: dict[str, type[ServerProxy]] = {
     "stcp": STCPProxy,
     "https": HTTPSProxy,
     "tcp": TCPProxy,
+    "tcpmux": TCPMuxProxy,
     "udp": UDPProxy,
 }

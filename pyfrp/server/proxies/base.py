@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyfrp.net.bridge import Bridge
     from pyfrp.vhost.frontend import HttpFrontend
     from pyfrp.vhost.https import HttpsMuxer
+    from pyfrp.vhost.tcpmux import TcpmuxMuxer
 
 Bound = TypeVar("Bound")
 
@@ -33,9 +34,11 @@ class Surroundings(Protocol):
     udp_packet_size: int
     http: HttpFrontend | None
     https: HttpsMuxer | None
+    tcpmux: TcpmuxMuxer | None
     proxy_bind_addr: str
     http_port: int
     https_port: int
+    tcpmux_port: int
     sub_domain_host: str
     token: str
     keepalive_s: float

@@ -91,6 +91,28 @@ def test_an_https_proxy_asks_for_its_names():
     )
 
 
+def test_a_tcpmux_proxy_asks_for_its_hosts_with_its_user():
+    made = proxy(
+        type="tcpmux",
+        multiplexer="httpconnect",
+        customDomains=["a.test"],
+        subdomain="s",
+        httpUser="u",
+        httpPassword="p",
+        routeByHTTPUser="r",
+    )
+    assert made.request() == NewProxy(
+        proxy_name="alice.web",
+        proxy_type="tcpmux",
+        multiplexer="httpconnect",
+        custom_domains=["a.test"],
+        subdomain="s",
+        http_user="u",
+        http_pwd="p",
+        route_by_http_user="r",
+    )
+
+
 # -- states -------------------------------------------------------------------------------------
 
 

@@ -76,6 +76,10 @@ SERVER: list[tuple[str, str]] = [
         "vhostHTTPPort = 80\nvhostHTTPSPort = 80",
         ":2: vhostHTTPPort and vhostHTTPSPort are both 80; give each a port of its own, or let",
     ),
+    (
+        "tcpmuxHTTPConnectPort = 7000",
+        ":1: bindPort and tcpmuxHTTPConnectPort are both 7000; give tcpmuxHTTPConnectPort a port",
+    ),
     ("webServer.port = 99999", "webServer.port: port number 99999 must be in the range 0..65535"),
     ("webServer.tls = {}", "tls.certFile must be specified when tls is enabled"),
     ("webServer.tls.certFile = 'x'", "tls.keyFile must be specified when tls is enabled"),
@@ -351,7 +355,6 @@ def test_a_file_for_the_other_role_is_recognized(tmp_path: Path) -> None:
 UNSUPPORTED_SERVER = [
     ("kcpBindPort = 1", "kcpBindPort"),
     ("quicBindPort = 1", "quicBindPort"),
-    ("tcpmuxHTTPConnectPort = 1", "tcpmuxHTTPConnectPort"),
     ("sshTunnelGateway.bindPort = 1", "sshTunnelGateway.bindPort"),
     ("webServer.port = 1", "webServer.port"),
     ("enablePrometheus = true", "enablePrometheus"),
@@ -381,7 +384,6 @@ UNSUPPORTED_CLIENT = [
     *(
         (f"[[proxies]]\nname = 'a'\ntype = '{tag}'\n" + more, f'proxy a: type = "{tag}"')
         for tag, more in (
-            ("tcpmux", "customDomains = ['a']\nmultiplexer = 'httpconnect'"),
             ("sudp", ""),
             ("xtcp", ""),
         )
@@ -449,6 +451,8 @@ SUPPORTED_CLIENT = [
     "hostHeaderRewrite = 'h'\nrequestHeaders.set.a = 'b'\nresponseHeaders.set.a = 'b'\n"
     "transport.useEncryption = true\ntransport.useCompression = true\nannotations.a = 'b'\n",
     "[[proxies]]\nname = 'a'\ntype = 'https'\ncustomDomains = ['a']\n",
+    "[[proxies]]\nname = 'a'\ntype = 'tcpmux'\ncustomDomains = ['a']\n"
+    "multiplexer = 'httpconnect'\n",
     # Disabled entries are not looked at.
     "[[proxies]]\nname = 'a'\ntype = 'xtcp'\nenabled = false\n",
 ]

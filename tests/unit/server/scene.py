@@ -18,6 +18,7 @@ from pyfrp.server.links import LinkAcceptor
 from pyfrp.server.service import Server
 from pyfrp.vhost.frontend import HttpFrontend
 from pyfrp.vhost.https import HttpsMuxer
+from pyfrp.vhost.tcpmux import TcpmuxMuxer
 from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
 from pyfrp.wire.messages import (
     Login,
@@ -202,6 +203,12 @@ class Office:
             )
         if self.cfg.vhost_https_port:
             self.server.https = HttpsMuxer(log=self.log)
+        if self.cfg.tcpmux_http_connect_port:
+            self.server.tcpmux = TcpmuxMuxer(
+                passthrough=self.cfg.tcpmux_passthrough,
+                not_found_page=self.cfg.custom_404_page,
+                log=self.log,
+            )
         self.acceptor = LinkAcceptor(
             on_first=self.server._on_first,
             on_http=None,
@@ -267,6 +274,9 @@ class Office:
         if server.https is not None:
             assert server.https.router._domains == {}
             assert not len(server.https)
+        if server.tcpmux is not None:
+            assert server.tcpmux.router._domains == {}
+            assert not len(server.tcpmux)
 
 
 @asynccontextmanager

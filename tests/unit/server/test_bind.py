@@ -46,9 +46,10 @@ def test_a_shared_port_is_bound_once() -> None:
 
 def test_https_has_a_port_of_its_own_unless_it_shares_the_clients() -> None:
     (port,) = free_ports(1)
-    cfg = config(vhostHTTPSPort=port)
+    (mux,) = free_ports(1)
+    cfg = config(vhostHTTPSPort=port, tcpmuxHTTPConnectPort=mux)
     bound = bind_early(cfg)
-    assert [port for _, port in bound] == [cfg.bind_port, cfg.vhost_http_port, port]
+    assert [port for _, port in bound] == [cfg.bind_port, cfg.vhost_http_port, port, mux]
     for sock in bound.values():
         sock.close()
     bound = bind_early(config(bindPort=port, vhostHTTPPort=port, vhostHTTPSPort=port))
