@@ -69,7 +69,7 @@ _CLIENT = (
 )
 
 # The plugins that there are: the registered ones of `pyfrp.plugins`, which is above this layer.
-PLUGINS = ("http_proxy", "socks5", "unix_domain_socket")
+PLUGINS = ("http_proxy", "socks5", "static_file", "unix_domain_socket")
 
 _PROXY = (
     _Missing(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 PLUGIN_TYPES: dict[str, tuple[str, str]] = {
     "http_proxy": ("pyfrp.plugins.http_proxy", "HTTPProxyPlugin"),
     "socks5": ("pyfrp.plugins.socks5", "Socks5Plugin"),
+    "static_file": ("pyfrp.plugins.static_file", "StaticFilePlugin"),
     "unix_domain_socket": ("pyfrp.plugins.unix", "UnixPlugin"),
 }
 

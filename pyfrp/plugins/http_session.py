@@ -170,7 +170,7 @@ def answer_head(
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-def knows_password(credentials: list[bytes] | None, user: str, password: str) -> bool:
+def knows_password(credentials: Sequence[bytes] | None, user: str, password: str) -> bool:
     """Whether Basic credentials are the right ones; always when none are configured.
 
     Args:

@@ -58,7 +58,11 @@ async def scene(
     echo = EchoBackend()
     http = HttpBackend()
     made = Scene(kinds, echo, http, directory / "files")
-    made.files.mkdir()
+    (made.files / "dir").mkdir(parents=True)
+    (made.files / "page").mkdir()
+    (made.files / "a.txt").write_bytes(b"hello")
+    (made.files / "big.bin").write_bytes(BLOCK)
+    (made.files / "page" / "index.html").write_bytes(b"<p>page")
 
     async def unix_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
@@ -70,6 +74,14 @@ async def scene(
     proxies = made.proxies(
         unix={"type": "unix_domain_socket", "unixPath": str(directory / "s")},
         socks={"type": "socks5"},
+        files={"type": "static_file", "localPath": str(made.files)},
+        files_secret={
+            "type": "static_file",
+            "localPath": str(made.files),
+            "stripPrefix": "st",
+            "httpUser": "u",
+            "httpPassword": "p",
+        },
         web={"type": "http_proxy"},
         web_secret={"type": "http_proxy", "httpUser": "u", "httpPassword": "p"},
         socks_secret={"type": "socks5", "username": "u", "password": "p"},
@@ -201,3 +213,48 @@ async def test_http_proxy_refuses_with_the_same_status(
         assert head.status == status
         if status == 407:
             assert head.get("proxy-authenticate") == "Basic"
+
+
+# -- static_file --------------------------------------------------------------------------------
+
+LISTING = b"""<!doctype html>
+<meta name="viewport" content="width=device-width">
+<pre>
+<a href="a.txt">a.txt</a>
+<a href="big.bin">big.bin</a>
+<a href="dir/">dir/</a>
+<a href="page/">page/</a>
+</pre>
+"""
+USER = ("Authorization", "Basic dTpw")
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "more", "status", "what"),
+    [
+        ("files", "/a.txt", [], 200, b"hello"),
+        ("files", "/", [], 200, LISTING),
+        ("files", "/page/", [], 200, b"<p>page"),
+        ("files", "/dir?x=1", [], 301, "dir/?x=1"),
+        ("files", "/page/index.html", [], 301, "./"),
+        ("files", "/a.txt/", [], 301, "../a.txt"),
+        ("files", "/../../a.txt", [], 301, "/a.txt"),
+        ("files", "/none", [], 404, b"404 page not found\n"),
+        ("files", "/a.txt", [("Range", "bytes=1-2")], 206, b"el"),
+        ("files", "/a.txt", [("Range", "bytes=9-")], 416, b"invalid range: failed to overlap\n"),
+        ("files", "/a.txt", [("If-None-Match", "*")], 304, b""),
+        ("files", "/a.txt", [("If-Match", '"x"')], 412, b""),
+        ("files", "/big.bin", [], 200, BLOCK),
+        ("files_secret", "/st/a.txt", [], 401, b"Unauthorized\n"),
+        ("files_secret", "/st/a.txt", [USER], 200, b"hello"),
+        ("files_secret", "/st", [USER], 404, b"404 page not found\n"),
+        ("files_secret", "/a.txt", [USER], 404, b"404 page not found\n"),
+    ],
+)
+async def test_static_file_answers_the_same(
+    scene: Scene, name: str, path: str, more: list[tuple[str, str]], status: int, what: bytes | str
+) -> None:
+    async with calling(scene.ports[name]) as caller:
+        answer = await caller.get(path, "a.test", headers=more)
+        assert answer.status == status
+        assert (answer.get("location") if status == 301 else answer.body) == what
