@@ -5,7 +5,6 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pyfrp.client.health import make_monitor
 from pyfrp.errors import DialError
 from pyfrp.net.bridge import Bridge
 from pyfrp.net.dial import dial_tcp
@@ -16,6 +15,7 @@ from pyfrp.wire.messages import NewProxy, StartWorkConn
 
 if TYPE_CHECKING:
     from pyfrp.client.control import Control
+    from pyfrp.client.health import HealthMonitor
     from pyfrp.config.proxies import ProxyBase
     from pyfrp.plugins.base import Plugin
 
@@ -55,7 +55,11 @@ class ClientProxy:
         self.remote_addr = ""
         self.log: Any = None
         self._since = 0.0
-        self.health = make_monitor(cfg)
+        self.health: HealthMonitor | None = None
+        if cfg.health_check.type:
+            from pyfrp.client.health import make_monitor  # It reads HTTP, which few clients do.
+
+            self.health = make_monitor(cfg)
         self._packet_size = packet_size
         self._key = derive_key(token) if cfg.transport.use_encryption else None
         self._plugin: Plugin | None = None
