@@ -14,6 +14,7 @@ from pyfrp.net.bridge import Bridge
 from pyfrp.net.endpoint import Endpoint, format_address
 from pyfrp.net.scope import Scope
 from pyfrp.vhost.exchange import HttpExchange
+from pyfrp.vhost.pages import custom_page
 from pyfrp.vhost.router import Router
 from pyfrp.vhost.upstream import UpstreamPool
 from pyfrp.wire.http1 import HeadEdit, RequestHead, ResponseHead
@@ -217,15 +218,7 @@ class HttpFrontend:
             exchange.refuse(502, why, stage=stage)
 
     def _refuse_not_found(self, exchange: HttpExchange, why: str) -> None:
-        page = None
-        if self._not_found_page:
-            try:
-                with open(self._not_found_page, "rb") as file:
-                    page = file.read()
-            except OSError as exc:
-                self._log.warning(
-                    f"custom 404 page [{self._not_found_page}] cannot be read: {exc.strerror}"
-                )
+        page = custom_page(self._not_found_page, self._log)
         exchange.refuse(404, why, stage="route", page=page)
 
     def log_refusal(

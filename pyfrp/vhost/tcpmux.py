@@ -13,6 +13,7 @@ from typing import Any
 from pyfrp.net.held import Held
 from pyfrp.version import FRP_VERSION
 from pyfrp.vhost.muxer import Muxer, UserSink
+from pyfrp.vhost.pages import custom_page
 from pyfrp.wire.httpconnect import OK, UNAUTHORIZED, Connect, ConnectReader
 
 _PAGE = b"""<!DOCTYPE html>
@@ -84,15 +85,9 @@ class TcpmuxMuxer(Muxer[Connect, TcpmuxRoute]):
         route.sink(user, held)
 
     def _not_found(self) -> bytes:
-        page = _PAGE
-        if self._not_found_page:
-            try:
-                with open(self._not_found_page, "rb") as file:
-                    page = file.read()
-            except OSError as exc:
-                self._log.warning(
-                    f"custom 404 page [{self._not_found_page}] cannot be read: {exc.strerror}"
-                )
+        page = custom_page(self._not_found_page, self._log)
+        if page is None:
+            page = _PAGE
         head = (
             f"HTTP/1.1 404 Not Found\r\nContent-Length: {len(page)}\r\n"
             f"Content-Type: text/html\r\nServer: frp/{FRP_VERSION}\r\n\r\n"
