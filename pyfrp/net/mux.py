@@ -13,7 +13,7 @@ from typing import Any
 
 from pyfrp.errors import LinkError, LocalWireError, MuxError, PeerClosed
 from pyfrp.net.endpoint import Endpoint
-from pyfrp.wire.yamux import BURST, SLICE, Half, Session, Stream
+from pyfrp.wire.yamux import BATCH, BURST, SLICE, Half, Session, Stream
 
 # A link whose buffer grows this far although all sources are paused belongs to a peer that asks for
 # answers (pings, opened streams) and does not read them.
@@ -21,6 +21,9 @@ UNREAD_LIMIT = 2 * 1024 * 1024
 # Marks of a link's write buffer, in bytes: what is in it delays everybody on a thin link.
 LINK_HIGH = 64 * 1024
 LINK_LOW = 16 * 1024
+# Batches that full streams may send within a turn instead of pausing their sources. A loop would
+# read a busy socket dozens of times before it looks at the others.
+EARLY_LIMIT = 2
 # Control frames at which output leaves within a turn: a loop may read a link dozens of times before
 # the turn ends.
 BACKLOG = 4096
@@ -127,7 +130,10 @@ class MuxStream(Stream):
         self._mux.loop.call_soon(self._lose, ConnectionResetError("the stream was reset"))
 
     def on_full(self) -> None:
-        if not self._full and self._protocol is not None:
+        if self._full or self._protocol is None:
+            return
+        # A link that takes it is cheaper than a source that is stopped and started again.
+        if not self._mux.make_room(self):
             self._full = True
             self._protocol.pause_writing()
 
@@ -181,6 +187,7 @@ class MuxTransport(asyncio.Protocol):
         self._on_lost = on_lost
         self.report = on_error
         self._saturated = False
+        self._early = 0  # Batches that left within this turn, before its end.
         self._cause: LinkError | MuxError | None = None
         self._lost = False
         self.session: Session[MuxStream] = Session(
@@ -256,6 +263,7 @@ class MuxTransport(asyncio.Protocol):
         self._saturated = True
         self.session.high_water = 0
         self.session.burst = sys.maxsize
+        self.session.batch = SLICE
 
     def resume_writing(self) -> None:
         self._saturated = False
@@ -265,8 +273,19 @@ class MuxTransport(asyncio.Protocol):
 
     # -- output --------------------------------------------------------------------------------
 
+    def make_room(self, stream: MuxStream) -> bool:
+        """Whether the link took what `stream` has pending, so that its source may go on."""
+        if not self._saturated and self._early < EARLY_LIMIT:
+            self._early += 1
+            self._flush()
+        return stream.pending <= self.session.high_water
+
     def _schedule(self) -> None:
-        self.loop.call_soon(self._flush)
+        self.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._early = 0
+        self._flush()
 
     def _flush(self) -> None:
         if self._lost:
@@ -274,7 +293,10 @@ class MuxTransport(asyncio.Protocol):
         data = self.session.take_output(saturated=self._saturated)
         if data:
             self._link.write(data)
-            if self._saturated and self._link.get_write_buffer_size() > UNREAD_LIMIT:
+            if not self._saturated:
+                if self.session.batch < BATCH and len(data) > self.session.batch:
+                    self.session.batch *= 2
+            elif self._link.get_write_buffer_size() > UNREAD_LIMIT:
                 self.abort(MuxError("the peer asks for answers and does not read them"))
 
     # -- time and the end ----------------------------------------------------------------------

@@ -15,8 +15,20 @@ T = TypeVar("T")
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` on uvloop where it exists, on plain asyncio elsewhere."""
+    _keep_freed_memory()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(main)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep a megabyte or two of what is freed, for it is asked for again at once.
+
+    Until it has seen a large block freed it returns to the system whatever is above 128 KiB, and
+    has it faulted in again page by page. Whether bulk transfers suffer from that depends on where
+    in the heap their pieces happen to lie; those that did cost a third more (`make bench`, row
+    down). Source: mallopt(3), M_MMAP_THRESHOLD.
+    """
+    bytes(1024 * 1024)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -20,6 +20,7 @@ from pyfrp.wire.yamux_stream import (
     DATA,
     FIN,
     FLAG_MASK,
+    GATHERED,
     GO_AWAY,
     HEADER,
     HEADER_SIZE,
@@ -126,6 +127,9 @@ class Session(Generic[S]):
         # while the link does not drain, so that every source pauses after one more chunk.
         self.high_water = SLICE
         self.burst = BURST
+        # Bytes that one output may hold. The owner lowers it while the link is slower than its
+        # sources: what is in the link's buffer delays every other stream.
+        self.batch = BATCH
         self.going_away = False  # The peer opens and accepts no more streams.
         self.closed = False
 
@@ -170,8 +174,7 @@ class Session(Generic[S]):
         pos = 0
         end = len(data)
         if self._body_left:
-            pos = min(self._body_left, end)
-            self._body(data[:pos] if pos < end else data)
+            pos = self._bodies(data, 0)
         streams = self.streams
         unpack = HEADER.unpack_from
         while end - pos >= HEADER_SIZE:
@@ -184,8 +187,8 @@ class Session(Generic[S]):
                 self._on_data_flags(word, stream_id, length)
             stream = streams.get(stream_id)
             stop = pos + length
-            # Fast path: a whole data frame for a live stream within its credit.
-            if stop <= end and stream is not None and length and not word:
+            # Fast path: a whole small data frame for a live stream within its credit.
+            if stop <= end and stream is not None and 0 < length < GATHERED and not word:
                 credit = stream._credit = stream._credit - length
                 if credit < 0 or stream._in != Half.OPEN:
                     raise self._overrun(stream)
@@ -199,11 +202,8 @@ class Session(Generic[S]):
                 pos = stop
                 continue
             self._body_begin(stream, length, word)
-            if self._body_left:
-                stop = min(stop, end)
-                if stop > pos:
-                    self._body(data[pos:stop])
-                pos = stop
+            if length:
+                pos = self._bodies(data, pos)
         if pos < end:
             self._head = data[pos:]
 
@@ -216,21 +216,48 @@ class Session(Generic[S]):
         if not length:
             self._body_done()
 
-    def _body(self, chunk: bytes) -> None:
-        """Part of a data frame's body. Go peers send frames as long as the window."""
-        self._body_left -= len(chunk)
+    def _bodies(self, data: bytes, pos: int) -> int:
+        """Deliver a body from `pos` on, and with it those that follow for the same stream.
+
+        Go peers send frames as long as the window, so a body is delivered in parts; and each piece
+        is a write to a socket further on, so what came together is delivered in one.
+
+        Returns:
+            How far it got.
+        """
         stream = self._body_stream
-        if stream is not None and stream._in == Half.OPEN:
+        end = len(data)
+        left = self._body_left
+        pieces = []
+        size = 0
+        while True:
+            stop = min(pos + left, end)
+            pieces.append(data[pos:stop])
+            size += stop - pos
+            left -= stop - pos
+            pos = stop
+            if left or self._body_ends or stream is None or end - pos < HEADER_SIZE:
+                break
+            word, stream_id, length = HEADER.unpack_from(data, pos)
+            if word or stream_id != stream.id or size + length > stream._credit:
+                break
+            pos += HEADER_SIZE
+            left = length
+        self._body_left = left
+        if size and stream is not None and stream._in == Half.OPEN:
             # Charged as it comes, so that a frame longer than half the window earns credit midway.
-            stream._credit -= len(chunk)
+            stream._credit -= size
+            chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             if stream._holding:
                 self._keep(stream, chunk)
             else:
                 stream.on_data(chunk)
+                # Read again: a release within the callback has granted already.
                 if stream._credit <= stream._window >> 1 and stream._in == Half.OPEN:
                     stream._grant()
         if not self._body_left:
             self._body_done()
+        return pos
 
     def _body_done(self) -> None:
         stream = self._body_stream
@@ -354,7 +381,7 @@ class Session(Generic[S]):
         """Everything that may leave now, as one piece; `b""` when there is nothing.
 
         Control frames come first, then the streams in turn: at most `SLICE` bytes of each a round
-        and about `BATCH` bytes in all. When streams are left over, `on_output` was called again.
+        and about `batch` bytes in all. When streams are left over, `on_output` was called again.
 
         Args:
             saturated: The link does not drain at the moment: only control frames are taken.
@@ -364,7 +391,7 @@ class Session(Generic[S]):
         self._frames = []
         ready = self._ready
         if ready and not saturated:
-            room = BATCH
+            room = self.batch
             while ready and room > 0:
                 room -= self._take_from(ready.popleft(), out)
             if ready:

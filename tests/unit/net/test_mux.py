@@ -10,9 +10,10 @@ from pyfrp.errors import LinkError, MuxError, PeerClosed
 from pyfrp.net import mux
 from pyfrp.net.bridge import Bridge
 from pyfrp.net.conn import MessageConn
+from pyfrp.net.mux import EARLY_LIMIT
 from pyfrp.wire.framing import encode
 from pyfrp.wire.messages import LoginResp, Ping
-from pyfrp.wire.yamux import CLOSE_TIMEOUT, INITIAL_WINDOW, SLICE
+from pyfrp.wire.yamux import BATCH, CLOSE_TIMEOUT, INITIAL_WINDOW, SLICE
 from tests.support.waiting import until, within
 from tests.unit.net.ends import Reader, memory_pair, turns
 from tests.unit.net.mux_pair import MuxSide, link_of, mux_pair
@@ -248,14 +249,51 @@ async def test_a_source_is_told_once_to_pause_and_once_to_go_on():
         assert not reader.choked
 
 
+async def test_a_source_goes_on_while_the_link_takes_it_but_not_for_a_whole_turn():
+    async with mux_pair() as (client, _):
+        link_of(client).write = lambda data: None
+        stream, reader = client.open()
+        stream._send_window = MIB
+        for _ in range(EARLY_LIMIT):
+            stream.write(bytes(SLICE + 1))
+            assert not stream.pending
+        assert not reader.pauses
+        stream.write(bytes(SLICE + 1))
+        assert (reader.choked, reader.pauses) == (True, 1)
+        await turns()
+        assert not reader.choked
+        stream.write(bytes(SLICE + 1))
+        assert not reader.choked
+
+
+async def test_batches_are_small_while_the_link_is_slower_than_its_sources():
+    async with mux_pair() as (client, _):
+        session = client.mux.session
+        link = link_of(client)
+        writes = []
+        link.write = lambda data: writes.append(len(data))
+        stream, _ = client.open()
+        stream._send_window = 64 * MIB
+        client.mux.pause_writing()
+        stream.write(bytes(8 * BATCH))
+        assert not writes
+        client.mux.resume_writing()
+        assert SLICE < writes[-1] < 2 * SLICE
+        while session.batch < BATCH:
+            await turns(1)
+        await turns(1)
+        assert BATCH < writes[-1] < 2 * BATCH
+
+
 async def test_a_source_that_filled_again_before_it_was_told_is_not_told_to_go_on():
     async with mux_pair() as (client, _):
         stream, reader = client.open()
-        stream.write(bytes(SLICE + 1))
-        while stream.pending:
-            assert client.mux.session.take_output()
         client.mux.pause_writing()
-        stream.write(bytes(SLICE + 1))
+        stream.write(b"full")
+        client.mux.resume_writing()
+        assert not stream.pending
+        client.mux.pause_writing()
+        stream.write(b"full again")
         await turns()
         assert (reader.choked, reader.pauses) == (True, 1)
         client.mux.resume_writing()

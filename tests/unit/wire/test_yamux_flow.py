@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pyfrp.errors import MuxError
 from pyfrp.wire.yamux import (
     ACK,
     BATCH,
@@ -267,7 +268,7 @@ def test_a_grown_window_shrinks_when_its_reader_stops():
     held = other.held_size
     before = stream._send_window
     other.hook = lambda s, _: s.hold()
-    while other.held_size > INITIAL_WINDOW // 2 + SLICE:
+    while other.held_size > INITIAL_WINDOW // 2 + BATCH:
         other.release()
     assert near.take() == far.take() == b""
     assert held > INITIAL_WINDOW
@@ -299,7 +300,8 @@ def test_a_reader_that_takes_a_part_earns_credit_for_that_part_only():
     server.feed(syn(1))
     stream = server.accepted[0]
     stream.hold()
-    server.feed(data_frame(1, bytes(16 * KIB)) * 16)
+    for _ in range(16):
+        server.feed(data_frame(1, bytes(16 * KIB)))
     server.take()
     taken = []
 
@@ -312,6 +314,53 @@ def test_a_reader_that_takes_a_part_earns_credit_for_that_part_only():
     stream.release()
     assert stream.held_size == 6 * 16 * KIB
     assert grants(server.frames(), 1) == [10 * 16 * KIB]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 11, 12, 13, 5000, 20_000, 40_000])
+def test_long_bodies_of_one_stream_that_come_together_are_delivered_in_one_piece(cut):
+    server = Side(client=False, clock=Clock())
+    server.feed(syn(1))
+    chunks = []
+    server.accepted[0].hook = lambda _, chunk: chunks.append(chunk)
+    body = pattern(1, 0, 40 * KIB)
+    frames = b"".join(
+        data_frame(1, body[at : at + 16 * KIB]) for at in range(0, len(body), 16 * KIB)
+    )
+    server.feed(frames[:cut])
+    server.feed(frames[cut:])
+    assert b"".join(chunks) == body
+    assert len(chunks) <= 2
+
+
+def test_a_frame_of_another_kind_or_stream_ends_a_piece():
+    server = Side(client=False, clock=Clock())
+    server.feed(syn(1) + syn(3))
+    happened = []
+    for stream in server.accepted:
+        stream.hook = lambda s, chunk: happened.append((s.id, len(chunk)))
+    long = bytes(8 * KIB)
+    server.feed(
+        data_frame(1, long)
+        + data_frame(1, long)
+        + data_frame(3, long)
+        + data_frame(1, long)
+        + credit(1, 5)
+        + data_frame(1, long)
+        + data_frame(1, b"short")
+        + data_frame(1, long, FIN)
+    )
+    assert happened == [(1, 16 * KIB), (3, 8 * KIB), (1, 8 * KIB), (1, 8 * KIB + 5), (1, 8 * KIB)]
+    assert server.accepted[0].ends == 1
+
+
+def test_bodies_that_come_together_may_not_exceed_the_window_together():
+    server = Side(client=False, clock=Clock())
+    server.feed(syn(1))
+    server.accepted[0].hold()
+    third = data_frame(1, bytes(INITIAL_WINDOW // 3 + 1))
+    with pytest.raises(MuxError, match="more data than its window"):
+        server.feed(third * 3)
+    assert server.accepted[0].held_size == 2 * (INITIAL_WINDOW // 3 + 1)
 
 
 def test_a_release_within_a_release_keeps_the_order_and_ends_once():
