@@ -10,6 +10,8 @@ to do, so that a request costs one look into a table and no parsing of its head:
     /down                    a body without end (of a stated length nobody waits for)
     /up                      takes a body without end
 
+At the same port number, datagrams are echoed.
+
 Run as `python -m benchmarks.backend`: writes its port as one line and ends when its standard
 input is closed, so it cannot outlive the harness.
 """
@@ -138,7 +140,13 @@ class Backend:
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self._listener.setblocking(False)
+        # Datagrams come to the same port, and go back as they are.
+        self._datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
+        self._datagrams.bind(self._listener.getsockname())
+        self._datagrams.setblocking(False)
         self._poller = select.epoll()
+        self._poller.register(self._datagrams.fileno(), select.EPOLLIN)
         self._poller.register(self._listener.fileno(), select.EPOLLIN)
         self._poller.register(sys.stdin.fileno(), select.EPOLLIN)
         self._sockets: dict[int, socket.socket] = {}
@@ -158,6 +166,7 @@ class Backend:
     def run(self) -> None:
         """Serve until standard input is closed."""
         listener, stdin = self._listener.fileno(), sys.stdin.fileno()
+        datagrams = self._datagrams.fileno()
         next_tick = time.monotonic()
         while True:
             if self._streams:
@@ -174,6 +183,8 @@ class Backend:
                     self._accept()
                 elif fd == stdin:
                     return
+                elif fd == datagrams:
+                    self._echo()
                 elif fd in self._sockets:
                     self._ready(fd)
 
@@ -187,6 +198,15 @@ class Backend:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets[sock.fileno()] = sock
             self._poller.register(sock.fileno(), select.EPOLLIN)
+
+    def _echo(self) -> None:
+        sock = self._datagrams
+        try:
+            for _ in range(64):
+                data, address = sock.recvfrom(_READ_BYTES)
+                sock.sendto(data, address)
+        except BlockingIOError:
+            return
 
     def _ready(self, fd: int) -> None:
         sock = self._sockets[fd]

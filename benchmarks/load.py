@@ -32,6 +32,8 @@ _OPENING_AT_ONCE = 32
 """Streams whose answer has not begun; few enough that no listener's queue overflows."""
 _OPEN_LIMIT_S = 90.0
 _READ_BYTES = 64 * 1024
+_DATAGRAM_LOST_S = 0.5
+"""A datagram that did not come back in this time does not come any more."""
 _STATUS_OK = b"HTTP/1.1 200"
 
 
@@ -207,6 +209,60 @@ class Requests:
         self._open()
 
 
+class Datagrams:
+    """A closed loop of datagrams: each user sends the next one when the last one came back."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._window = Window(spec.pids, spec.backend_pid)
+        self._poller = select.epoll()
+
+    def run(self) -> dict[str, float]:
+        clock = time.perf_counter
+        message = bytes(self._spec.down)
+        sockets: dict[int, socket.socket] = {}
+        began: dict[int, float] = {}
+        for _ in range(self._spec.connections):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.connect(("127.0.0.1", self._spec.port))
+            sock.setblocking(False)
+            sockets[sock.fileno()] = sock
+            self._poller.register(sock.fileno(), select.EPOLLIN)
+        for fd, sock in sockets.items():
+            began[fd] = clock()
+            sock.send(message)
+        latencies: list[float] = []
+        lost = 0
+        edge = clock() + self._spec.warm_s
+        warm = True
+        while True:
+            for fd, _ in self._poller.poll(_DATAGRAM_LOST_S):
+                sock = sockets[fd]
+                sock.recv(_READ_BYTES)
+                now = clock()
+                latencies.append(now - began[fd])
+                began[fd] = now
+                sock.send(message)
+            now = clock()
+            if now < edge:
+                continue
+            # Looked at twice only: a loss leaves one user silent until then.
+            for fd, sock in sockets.items():
+                if now - began[fd] > _DATAGRAM_LOST_S:
+                    lost += 1
+                    began[fd] = now
+                    sock.send(message)
+            if not warm:
+                break
+            warm = False
+            self._window.open()
+            latencies.clear()
+            lost = 0
+            edge = clock() + self._spec.window_s
+        self._window.close()
+        return _requests_result(self._window, latencies, lost)
+
+
 class Streams:
     """Open event streams, and the delay of each event against the time it carries."""
 
@@ -338,6 +394,17 @@ def _memory(spec: Spec) -> dict[str, float]:
     }
 
 
+def _idle(spec: Spec) -> dict[str, float]:
+    """Memory of a pair that has nothing to do."""
+    time.sleep(spec.warm_s + spec.window_s)
+    idle = memory_of(spec.pids)
+    return {
+        "errors": 0,
+        "idle_rss_mib": idle.rss / 2**20,
+        "idle_once_mib": idle.once / 2**20,
+    }
+
+
 def _bulk(spec: Spec, message: bytes, step: Callable[[socket.socket], int]) -> dict[str, float]:
     sock = _connect(spec.port)
     sock.settimeout(None)
@@ -389,7 +456,9 @@ LOADS: dict[str, Callable[[Spec], dict[str, float]]] = {
     "kept": lambda spec: Requests(spec, kept=True).run(),
     "new": lambda spec: Requests(spec, kept=False).run(),
     "streams": _streams,
+    "datagrams": lambda spec: Datagrams(spec).run(),
     "memory": _memory,
+    "idle": _idle,
     "down": _down,
     "up": _up,
 }

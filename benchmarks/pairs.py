@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -50,6 +50,41 @@ localPort = {backend}
 customDomains = ["{host}"]
 """
 
+# Rows of the other types find theirs beside the http proxy, which tells that the pair is up.
+_PROXY_TOML = """
+[[proxies]]
+name = "{name}"
+type = "{type}"
+localIP = "127.0.0.1"
+localPort = {backend}
+"""
+_VISITOR_TOML = """secretKey = "a-sample-secret"
+
+[[visitors]]
+name = "visitor"
+type = "stcp"
+serverName = "{name}"
+secretKey = "a-sample-secret"
+bindAddr = "127.0.0.1"
+bindPort = {port}
+"""
+
+
+def _proxies_toml(kind: str, backend: int, port: int, idle: Sequence[int]) -> str:
+    """What is added to the client's file for a row of a type other than http."""
+    text = ""
+    if kind != "http":
+        text = _PROXY_TOML.format(name=kind, type=kind, backend=backend)
+        text += (
+            _VISITOR_TOML.format(name=kind, port=port)
+            if kind == "stcp"
+            else f"remotePort = {port}\n"
+        )
+    for number in idle:
+        text += _PROXY_TOML.format(name=f"idle-{number}", type="tcp", backend=backend)
+        text += f"remotePort = {number}\n"
+    return text
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -67,6 +102,10 @@ class Pair:
 
     name: str
     version: str
+    carries: frozenset[str] = frozenset({"http"})
+    """Types of proxies that it has."""
+    more: str = ""
+    """What the row in turn adds to the client's file."""
 
     def prepare(self, folder: Path) -> None:
         """Make what an installation would have made already; not part of the start-up time."""
@@ -78,25 +117,42 @@ class Pair:
         raise NotImplementedError
 
     @contextlib.contextmanager
-    def running(self, folder: Path, backend: int) -> Iterator[Running]:
+    def running(
+        self, folder: Path, backend: int, kind: str = "http", idle_proxies: int = 0
+    ) -> Iterator[Running]:
         """Start both processes, wait for the first proxied answer, and end both afterwards.
 
         The second process is started as soon as the first one listens, for every pair.
+
+        Args:
+            kind: Type of the proxy that the load goes through.
+            idle_proxies: How many more there are that nobody uses.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.prepare(folder)
-        ports = free_ports(2)
+        ports = free_ports(3 + idle_proxies)
+        self.more = _proxies_toml(kind, backend, ports[2], ports[3:])
         with contextlib.ExitStack() as stack:
             began = time.perf_counter()
             first = stack.enter_context(self.first(folder, ports, backend))
             wait_for_port(ports[0], first, READY_LIMIT_S)
             second = stack.enter_context(self.second(folder, ports, backend))
             _wait_for_answer(ports[1], (first, second))
-            yield Running(ports[1], [first.pid, second.pid], time.perf_counter() - began)
+            ready_s = time.perf_counter() - began
+            port = ports[1]
+            if kind == "udp":
+                port = ports[2]
+                _wait_for_echo(port, (first, second))
+            elif kind != "http":
+                port = ports[2]
+                _wait_for_answer(port, (first, second))
+            yield Running(port, [first.pid, second.pid], ready_s)
 
 
 class FrpPair(Pair):
     """Anything that takes frp's files: `argv` are the commands of server and client."""
+
+    carries = frozenset({"http", "tcp", "udp", "stcp"})
 
     def __init__(
         self, name: str, version: str, argv: tuple[Sequence[str | Path], Sequence[str | Path]]
@@ -120,7 +176,7 @@ class FrpPair(Pair):
         return self._start(0, folder / "frps.toml", text, folder)
 
     def second(self, folder: Path, ports: Sequence[int], backend: int) -> Child:
-        text = _CLIENT_TOML.format(bind=ports[0], backend=backend, host=HOST)
+        text = _CLIENT_TOML.format(bind=ports[0], backend=backend, host=HOST) + self.more
         return self._start(1, folder / "frpc.toml", text, folder)
 
 
@@ -162,25 +218,49 @@ class DirectPair(Pair):
 
     name = "direct"
     version = "no tunnel"
+    carries = frozenset({"http", "tcp", "udp"})
 
     @contextlib.contextmanager
-    def running(self, folder: Path, backend: int) -> Iterator[Running]:
+    def running(
+        self, folder: Path, backend: int, kind: str = "http", idle_proxies: int = 0
+    ) -> Iterator[Running]:
         yield Running(backend, [], 0.0)
 
 
 def _wait_for_answer(port: int, children: Sequence[Child]) -> None:
     """Ask until a request through the pair is answered with 200."""
-    end = time.monotonic() + READY_LIMIT_S
     message = request("GET", "/get?down=128")
+
+    def ask() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=2.0) as sock:
+            sock.sendall(message)
+            return sock.recv(4096)
+
+    _wait(ask, b"HTTP/1.1 200", children)
+
+
+def _wait_for_echo(port: int, children: Sequence[Child]) -> None:
+    """Send datagrams until one comes back."""
+
+    def ask() -> bytes:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(0.2)
+            sock.connect(("127.0.0.1", port))
+            sock.send(b"echo")
+            return sock.recv(4096)
+
+    _wait(ask, b"echo", children)
+
+
+def _wait(ask: Callable[[], bytes], wanted: bytes, children: Sequence[Child]) -> None:
+    end = time.monotonic() + READY_LIMIT_S
     seen = "nothing"
     while time.monotonic() < end:
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=2.0) as sock:
-                sock.sendall(message)
-                data = sock.recv(4096)
-                seen = data[:32].decode("latin-1")
-                if data.startswith(b"HTTP/1.1 200"):
-                    return
+            data = ask()
+            seen = data[:32].decode("latin-1")
+            if data.startswith(wanted):
+                return
         except OSError as exc:
             seen = str(exc)
         for child in children:

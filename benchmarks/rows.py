@@ -41,6 +41,10 @@ class Row:
     """Whether all streams get their token at the same moment."""
     repeats: int = 1
     """Measurements in each round."""
+    proxy: str = "http"
+    """Type of the proxy that carries it; "stcp" with its visitor in the same client."""
+    idle_proxies: int = 0
+    """How many proxies there are besides."""
 
 
 def _requests(
@@ -86,6 +90,43 @@ _BULK = (
     Metric("rate", "MB/s", 0, at_least=1.3),
 )
 
+_BEHIND_NOBODY = (
+    Metric("cpu_us", "CPU µs/request", 1, below=1.0),
+    Metric("rate", "requests/s", 0, at_least=1.0),
+    Metric("p50_ms", "latency p50 ms", 2),
+    Metric("p99_ms", "latency p99 ms", 2),
+)
+_TCP_BULK = (
+    Metric("cpu_s_gb", "CPU s/GB", 2, at_most=0.50),
+    Metric("rate", "MB/s", 0, at_least=1.0),
+)
+_STCP_BULK = (
+    Metric("cpu_s_gb", "CPU s/GB", 2, below=1.0),
+    Metric("rate", "MB/s", 0, at_least=1.0),
+)
+_IDLE = (
+    Metric("idle_rss_mib", "idle MiB, sum of both RSS", 1),
+    Metric("idle_once_mib", "idle MiB, shared pages once", 1),
+    Metric("proxy_kb", "KB/proxy, above a pair without", 1, below=1.0),
+)
+
+
+def _other_types() -> tuple[Row, ...]:
+    """What is not the main job: the same loads through proxies of other types."""
+    small = "small messages, 64 connections"
+    users = "datagrams of 64 bytes and back, 64 users"
+    return (
+        Row("tcp-64", f"tcp, {small}", "kept", _BEHIND_NOBODY, 64, proxy="tcp"),
+        Row("tcp-new-16", "tcp, new connection each", "new", _BEHIND_NOBODY, 16, proxy="tcp"),
+        Row("tcp-down", "tcp, bulk down", "down", _TCP_BULK, proxy="tcp"),
+        Row("tcp-up", "tcp, bulk up", "up", _TCP_BULK, proxy="tcp"),
+        Row("stcp-64", f"stcp, {small}", "kept", _BEHIND_NOBODY, 64, proxy="stcp"),
+        Row("stcp-down", "stcp, bulk down", "down", _STCP_BULK, proxy="stcp"),
+        Row("udp-64", f"udp, {users}", "datagrams", _BEHIND_NOBODY, 64, down=64, proxy="udp"),
+        Row("idle-100", "100 idle tcp proxies", "idle", _IDLE, proxy="tcp", idle_proxies=100),
+    )
+
+
 ROWS = (
     Row("get-1", "GET, 1 kept connection", "kept", _requests(cpu_at_most=0.45)),
     Row("get-64", "GET, 64 kept connections", "kept", _requests(0.12, 5.0, 1.0), 64),
@@ -124,6 +165,7 @@ ROWS = (
         (Metric("ready_ms", "ms", 0, at_most=1.0),),
         repeats=3,
     ),
+    *_other_types(),
 )
 
 

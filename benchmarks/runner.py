@@ -64,6 +64,8 @@ class Runner:
             for turn in range(1, pace.rounds + 1):
                 for _ in range(row.repeats):
                     for pair in pairs:
+                        if row.proxy not in pair.carries:
+                            continue
                         sample = self._measure(row, pair, turn, pace)
                         samples.append(sample)
                         self._say(_line(row, sample))
@@ -71,13 +73,21 @@ class Runner:
 
     def _measure(self, row: Row, pair: Pair, turn: int, pace: Pace) -> Sample:
         try:
-            with pair.running(self._folder / pair.name, self.backend_port) as running:
-                if row.kind == "start":
-                    return Sample(row.name, pair.name, turn, {"ready_ms": running.ready_s * 1e3})
-                result = self.load(row, running, pace)
+            figures = self._figures(row, pair, pace, row.idle_proxies)
+            if row.idle_proxies:
+                without = self._figures(row, pair, pace, 0)
+                more_mib = figures["idle_rss_mib"] - without["idle_rss_mib"]
+                figures["proxy_kb"] = more_mib * 1024 / row.idle_proxies
         except BenchError as exc:
             return Sample(row.name, pair.name, turn, {}, str(exc))
-        return Sample(row.name, pair.name, turn, result)
+        return Sample(row.name, pair.name, turn, figures)
+
+    def _figures(self, row: Row, pair: Pair, pace: Pace, idle_proxies: int) -> dict[str, float]:
+        folder = self._folder / pair.name
+        with pair.running(folder, self.backend_port, row.proxy, idle_proxies) as running:
+            if row.kind == "start":
+                return {"ready_ms": running.ready_s * 1e3}
+            return self.load(row, running, pace)
 
     def load(self, row: Row, running: Running, pace: Pace) -> dict[str, float]:
         """Put one row's load on a running pair; returns the generator's figures."""
