@@ -228,11 +228,12 @@ class Session(Generic[S]):
         stream = self._body_stream
         end = len(data)
         left = self._body_left
+        view = memoryview(data)
         pieces = []
         size = 0
         while True:
             stop = min(pos + left, end)
-            pieces.append(data[pos:stop])
+            pieces.append(view[pos:stop])
             size += stop - pos
             left -= stop - pos
             pos = stop
@@ -247,7 +248,7 @@ class Session(Generic[S]):
         if size and stream is not None and stream._in == Half.OPEN:
             # Charged as it comes, so that a frame longer than half the window earns credit midway.
             stream._credit -= size
-            chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            chunk = b"".join(pieces)
             if stream._holding:
                 self._keep(stream, chunk)
             else:
