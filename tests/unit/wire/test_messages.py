@@ -191,8 +191,6 @@ BAD = {
     "address as string": (m.UDPPacket, b'{"r":"1.2.3.4:5"}'),
     "same key twice in two cases": (m.Ping, b'{"timestamp":1,"Timestamp":2}'),
     "same key twice with null": (m.Ping, b'{"timestamp":null,"Timestamp":2}'),
-    "deep lists": (m.Pong, b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}"),
-    "deep objects": (m.Pong, b'{"x":' * 1700 + b"1" + b"}" * 1700),
     "deep and cut": (m.Pong, b"[" * 10240),
 }
 
@@ -201,6 +199,20 @@ BAD = {
 def test_bad_body_is_refused(cls, body):
     with pytest.raises(BadMessage, match=f"^{cls.__name__}: "):
         m.decode_body(cls, body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}", b'{"x":' * 1700 + b"1" + b"}" * 1700],
+    ids=["lists", "objects"],
+)
+def test_deep_nesting_is_refused_or_ignored_but_never_followed(body):
+    # How deep Python's own parser goes depends on its version; Go's takes 10,000 levels.
+    try:
+        answer = m.decode_body(m.Pong, body)
+    except BadMessage:
+        return
+    assert answer == m.Pong()
 
 
 def test_error_names_the_field_and_keeps_its_value_to_itself():
