@@ -141,7 +141,8 @@ _USERS = [
     UDPAddr(ip="192.0.2.7", port=4711),
     UDPAddr(ip="2001:db8::1", port=4711),
     UDPAddr(ip="fe80::1", port=9, zone="lo"),
-    UDPAddr(ip="localhost", port=2**40),
+    UDPAddr(ip="localhost", port=9),
+    UDPAddr(ip="192.0.2.7", port=2**40),
 ]
 _PACKETS = [
     encode(UDPPacket(content=content, remote_addr=addr))
