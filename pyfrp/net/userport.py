@@ -119,10 +119,10 @@ class UserPort:
             self.complaints.tell("long", f"a datagram of a user was dropped: {exc}")
             return
         conn = self.conn
-        if conn is not None:
-            if conn.send(frame):
-                return
-        elif len(self._waiting) < QUEUE:
+        if conn is not None and conn.send(frame):
+            return
+        # One that has just ended carries nothing; the next one will.
+        if (conn is None or conn.ended.done()) and len(self._waiting) < QUEUE:
             self._waiting.append(frame)
             self._woken.set()
             return

@@ -210,6 +210,20 @@ async def test_what_the_system_says_of_one_user_concerns_no_other():
     await scene.over()
 
 
+async def test_a_datagram_that_comes_as_the_connection_ends_waits_for_the_next():
+    scene = Scene()
+    await scene.carry()
+    assert scene.port.conn is not None
+    scene.port.conn.abort()
+    scene.come(b"just then")
+    assert await scene.port.wanted()
+    await turns()
+    await scene.carry()
+    assert scene.got == [[], [packet(b"just then")]]
+    assert scene.log.events("warning") == []
+    await scene.over()
+
+
 @pytest.mark.parametrize(
     ("end", "cause"),
     [("close", PeerClosed), ("abort", PeerClosed), ("nonsense", RemoteWireError)],
