@@ -81,8 +81,11 @@ class Client:
             return []
         from pyfrp.client.visitors import VISITOR_TYPES  # most files have none: not at start-up
 
+        user, size = self.cfg.user, packet_size(self.cfg.udp_packet_size)
         return [
-            VISITOR_TYPES[visitor.type](visitor, wire_name(self.cfg.user, visitor.name), self.log)
+            VISITOR_TYPES[visitor.type](
+                visitor, wire_name(user, visitor.name), self.log, packet_size=size
+            )
             for visitor in self.cfg.visitors
         ]
 

@@ -74,8 +74,8 @@ PLUGINS = ("http_proxy", "socks5", "static_file", "unix_domain_socket")
 _PROXY = (
     _Missing(
         "type",
-        "use http, https, tcp, tcpmux, udp or stcp",
-        _other_than("http", "https", "tcp", "tcpmux", "udp", "stcp"),
+        "use http, https, tcp, tcpmux, udp, stcp or sudp",
+        _other_than("http", "https", "tcp", "tcpmux", "udp", "stcp", "sudp"),
         shows=True,
     ),
     _Missing(
@@ -92,7 +92,7 @@ _PROXY = (
 _UNTOLD = (_Missing("transport.proxyProtocolVersion", "remove it", shows=True),)
 
 _VISITOR = (
-    _Missing("type", "use stcp", _other_than("stcp"), shows=True),
+    _Missing("type", "use stcp or sudp", _other_than("stcp", "sudp"), shows=True),
     _Missing("plugin", "use bindAddr and bindPort"),
 )
 
@@ -126,8 +126,7 @@ def unsupported(cfg: ServerConfig | ClientConfig) -> list[Problem]:
     for index, proxy in enumerate(cfg.proxies):
         source, table = origin.spot("proxies", index)
         prefix = f"proxy {proxy.name}: "
-        untold = proxy.type == "udp" or proxy.plugin is not None
-        missing = (*_PROXY, *_UNTOLD) if untold else _PROXY
+        missing = _PROXY if proxy.plugin is None else (*_PROXY, *_UNTOLD)
         problems += [problem.within(source, table, prefix) for problem in _look(proxy, missing)]
     for index, visitor in enumerate(cfg.visitors):
         source, table = origin.spot("visitors", index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from pyfrp.errors import LinkError, PeerClosed, RemoteWireError, WireError
+from pyfrp.errors import IdleTimeout, LinkError, PeerClosed, RemoteWireError, WireError
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.wire.framing import FrameDecoder
 from pyfrp.wire.messages import Message
@@ -64,6 +64,17 @@ class PacketConn(asyncio.Protocol):
             self._scheduled = True
             self._loop.call_soon(self._turn)
         return True
+
+    async def until_silent(self, limit_s: float) -> LinkError | WireError:
+        """Wait for the end, and bring it about when nothing comes for `limit_s`; returns why."""
+        clock = self._loop.time
+        while not self.ended.done():
+            left = self.heard + limit_s - clock()
+            if left <= 0:
+                self.abort(IdleTimeout(f"nothing came for {limit_s:g} s"))
+                break
+            await asyncio.wait([self.ended], timeout=left)
+        return self.ended.result()
 
     def close(self) -> None:
         """Send what is pending, then close."""

@@ -57,17 +57,18 @@ def bind(host: str, port: int, *, keepalive_s: float, links: bool = False) -> so
     return sock
 
 
-def bind_error(host: str, port: int, exc: OSError) -> str:
-    """frp's text for a listener that cannot be had, with what to try."""
+def bind_error(host: str, port: int, exc: OSError, network: str = "tcp") -> str:
+    """frp's text for a listener of a network (tcp or udp) that cannot be had; what to try."""
     reason = explain(exc)
     hint = ""
     if "in use" in reason:
-        hint = f" (another program has port {port}: `ss -ltnp 'sport = :{port}'` names it)"
+        ask = f"ss -l{network[0]}np 'sport = :{port}'"
+        hint = f" (another program has port {port}: `{ask}` names it)"
     elif "permission" in reason:
         hint = " (ports below 1024 need CAP_NET_BIND_SERVICE or another port)"
     elif "assign" in reason:
         hint = " (this machine does not have that address)"
-    return f"listen tcp {host}:{port}: bind: {reason}{hint}"
+    return f"listen {network} {host}:{port}: bind: {reason}{hint}"
 
 
 def explain(exc: OSError) -> str:

@@ -203,6 +203,9 @@ class Server:
         for proxy in list(self._proxies.values()):
             if proxy.counts_ports:
                 proxy.close()
+        for bridge in list(self.bridges):
+            if bridge.at_rest():
+                bridge.close()
         try:
             async with asyncio.timeout(grace_s):
                 if self.http is not None:

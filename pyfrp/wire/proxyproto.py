@@ -44,10 +44,15 @@ def encode(version: str, source: Address, destination: Address, *, datagram: boo
         source: The caller.
         destination: Where the caller connected to.
         datagram: For a udp or sudp proxy. Text has no word for it and says UNKNOWN, as frp does.
+
+    Raises:
+        ValueError: an address that is none, or a port that no address has.
     """
     if version == "v1" and datagram:
         return b"PROXY UNKNOWN\r\n"
     near, far = _ip(source[0]), _ip(destination[0])
+    if not (0 <= source[1] <= 65535 and 0 <= destination[1] <= 65535):
+        raise ValueError("not a port")
     if near.version != far.version:
         near, far = _mapped(near), _mapped(far)
     if version == "v1":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyfrp.client.proxies.base import ClientProxy
 from pyfrp.client.proxies.stcp import STCPProxy
+from pyfrp.client.proxies.sudp import SUDPProxy
 from pyfrp.client.proxies.types import HTTPProxy, HTTPSProxy, TCPMuxProxy, TCPProxy
 from pyfrp.client.proxies.udp import UDPProxy
 
@@ -11,6 +12,7 @@ PROXY_TYPES: dict[str, type[ClientProxy]] = {
     "http": HTTPProxy,
     "https": HTTPSProxy,
     "stcp": STCPProxy,
+    "sudp": SUDPProxy,
     "tcp": TCPProxy,
     "tcpmux": TCPMuxProxy,
     "udp": UDPProxy,

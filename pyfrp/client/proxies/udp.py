@@ -32,11 +32,37 @@ MAX_NAME = 100  # Characters of a user's address; the longest real ones have 60.
 User = tuple[str, int, str]
 
 
-class UDPProxy(ClientProxy):
+class DatagramProxy(ClientProxy):
+    """What udp and sudp share: work connections that carry messages."""
+
+    async def serve(
+        self, work: Endpoint, early: bytes, start: StartWorkConn, control: Control
+    ) -> None:
+        """Carry datagrams until the work connection ends."""
+        cfg = self.cfg
+        server = format_address(peer_address(work))
+        self.log.info(f"incoming a new work connection for {cfg.type} proxy, {server}")
+        work, early = wrap_payload(
+            work, early, key=self._key, compress=cfg.transport.use_compression
+        )
+        relay = UdpRelay(
+            (cfg.local_ip, cfg.local_port),
+            self._packet_size,
+            self.log,
+            header_version=cfg.transport.proxy_protocol_version,
+        )
+        control.bridges[relay] = None
+        try:
+            await relay.run(work, early)
+        finally:
+            control.bridge_closed(relay)
+
+
+class UDPProxy(DatagramProxy):
     """Type udp. Source: frp `client/proxy/udp.go`, `pkg/proto/udp/udp.go`."""
 
     cfg: UDPProxyConfig
-    _relay: UdpRelay | None = None
+    _work: Endpoint | None = None
 
     def request(self) -> NewProxy:
         msg = super().request()
@@ -47,23 +73,14 @@ class UDPProxy(ClientProxy):
         self, work: Endpoint, early: bytes, start: StartWorkConn, control: Control
     ) -> None:
         """Carry datagrams until the work connection ends, or the server starts another one."""
-        cfg = self.cfg
-        server = format_address(peer_address(work))
-        self.log.info(f"incoming a new work connection for udp proxy, {server}")
-        if self._relay is not None:
-            self._relay.abort()
-        work, early = wrap_payload(
-            work, early, key=self._key, compress=cfg.transport.use_compression
-        )
-        relay = UdpRelay((cfg.local_ip, cfg.local_port), self._packet_size, self.log)
-        self._relay = relay
-        control.bridges[relay] = None
+        if self._work is not None:
+            self._work.abort()
+        self._work = work
         try:
-            await relay.run(work, early)
+            await super().serve(work, early, start, control)
         finally:
-            if self._relay is relay:
-                self._relay = None
-            control.bridge_closed(relay)
+            if self._work is work:
+                self._work = None
 
 
 class _Local:
@@ -83,13 +100,18 @@ class UdpRelay:
     Args:
         service: Host, which may be a name, and port.
         packet_size: Most bytes of an answer that are carried.
+        header_version: Of the PROXY header before a user's first datagram; empty for none. frp 0.65
+            puts it before each, which services take for data; mended in frp 0.67.
     """
 
-    def __init__(self, service: tuple[str, int], packet_size: int, log: Any) -> None:
+    def __init__(
+        self, service: tuple[str, int], packet_size: int, log: Any, *, header_version: str = ""
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._service = service
         self._size = packet_size
         self._log = log
+        self._header_version = header_version
         self._complaints = Complaints(log.warning)
         self._target: tuple[str, int] | None = None
         self._locals: dict[User | None, _Local] = {}
@@ -172,11 +194,35 @@ class UdpRelay:
             return
         addr = msg.remote_addr
         user = None if addr is None else (addr.ip, addr.port, addr.zone)
-        local = self._locals.get(user) or self._open(user)
-        if local is not None:
-            local.heard = self._loop.time()
-            self._carried += len(msg.content)
-            local.socket.send(msg.content)
+        content = msg.content
+        local = self._locals.get(user)
+        if local is None:
+            if self._header_version and user is not None:
+                header = self._header(user)
+                if header is None:
+                    return
+                content = header + content
+            local = self._open(user)
+            if local is None:
+                return
+        local.heard = self._loop.time()
+        self._carried += len(msg.content)
+        local.socket.send(content)
+
+    def _header(self, user: User) -> bytes | None:
+        """What tells the service who the user is; None, and said so, when that is nobody."""
+        from pyfrp.wire import proxyproto  # Few services read it.
+
+        if self._target is None:
+            return None  # Said when it was looked up.
+        try:
+            return proxyproto.encode(self._header_version, user[:2], self._target, datagram=True)
+        except ValueError:
+            # Without the header the service would take the datagram's first bytes for one.
+            self._complaints.tell(
+                "header", f"no PROXY header for a user at [{user[0][:60]}]: no address"
+            )
+            return None
 
     def _open(self, user: User | None) -> _Local | None:
         """A socket for a user who is new, or has been idle."""

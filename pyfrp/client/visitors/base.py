@@ -54,12 +54,14 @@ class ClientVisitor:
         cfg: Its table of the file, completed.
         name: Its name with the user's, as frp's logs have it.
         log: A structlog logger.
+        packet_size: Most bytes of a datagram that are carried.
     """
 
-    def __init__(self, cfg: VisitorBase, name: str, log: Any) -> None:
+    def __init__(self, cfg: VisitorBase, name: str, log: Any, *, packet_size: int = 1500) -> None:
         self.cfg = cfg
         self.name = name
         self.log = log.bind(proxy=name)
+        self.packet_size = packet_size
         self.target = wire_name(cfg.server_user, cfg.server_name)
 
     async def start(self, session: Session) -> None:

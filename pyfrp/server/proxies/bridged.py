@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pyfrp.errors import LinkError
 from pyfrp.net.bridge import Bridge
@@ -13,6 +13,8 @@ from pyfrp.server.proxies.base import ServerProxy
 
 class BridgedProxy(ServerProxy):
     """Source: frp `server/proxy/proxy.go` (`handleUserTCPConnection`)."""
+
+    bridge_type: ClassVar[type[Bridge]] = Bridge
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -49,7 +51,7 @@ class BridgedProxy(ServerProxy):
             return
         if not held.ended:
             user.pause_reading()
-        bridge = Bridge(
+        bridge = self.bridge_type(
             user,
             work,
             early=held.early,

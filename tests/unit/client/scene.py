@@ -68,7 +68,10 @@ class Session:
         self.proxies = [
             PROXY_TYPES[p.type](p, p.name, TOKEN, packet_size=size) for p in cfg.proxies
         ]
-        self.visitors = [VISITOR_TYPES[v.type](v, f"bob.{v.name}", self.log) for v in cfg.visitors]
+        self.visitors = [
+            VISITOR_TYPES[v.type](v, f"bob.{v.name}", self.log, packet_size=size)
+            for v in cfg.visitors
+        ]
         scopes = settings.pop("scopes", ())
         self.control = Control(
             MessageConn(self.near),

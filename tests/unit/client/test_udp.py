@@ -11,6 +11,7 @@ from pyfrp.client.proxies import udp as module
 from pyfrp.client.proxies.udp import IDLE_S
 from pyfrp.errors import DialError
 from pyfrp.net.payload import wrap_payload
+from pyfrp.wire import proxyproto
 from pyfrp.wire.cfb import derive_key
 from pyfrp.wire.framing import FrameDecoder, encode
 from pyfrp.wire.messages import NewProxy, Ping, Pong, StartWorkConn, UDPAddr, UDPPacket
@@ -229,6 +230,81 @@ async def test_draining_waits_for_silence_only(monkeypatch):
         await server.packets(1)
         await asyncio.wait_for(s.control.drain(), 5)
         await server.reader.until_ended()
+        server.end.abort()
+
+
+# -- who sends ----------------------------------------------------------------------------------
+
+
+def headed(echo: EchoUdp, number: int) -> tuple[proxyproto.ProxyHeader, bytes]:
+    """A datagram that the service got, and the header ahead of it."""
+    data = echo.got[number][0]
+    found = proxyproto.decode(data)
+    assert found is not None
+    return found[0], data[found[1] :]
+
+
+@pytest.mark.usefixtures("_watchful")
+async def test_the_first_datagram_of_each_user_tells_who_he_is():
+    """Of each socket at the service, that is: a user who was idle has a new one."""
+    told = {"proxyProtocolVersion": "v2"}
+    async with await EchoUdp().start() as echo, running(echo.port, transport=told) as s:
+        server = await start(s)
+        two = user(2, ip="2001:db8::1")
+        for data, addr in ((b"a", user()), (b"", two), (b"b", user()), (b"c", two)):
+            server.send(packet(data, addr))
+        await until(lambda: len(echo.got) == 4, "the datagrams")
+        service = ("127.0.0.1", echo.port)
+        own = ("192.0.2.7", 5001)
+        assert headed(echo, 0) == (proxyproto.ProxyHeader(own, service, True), b"a")
+        header, data = headed(echo, 1)
+        assert (header.source, header.datagram, data) == (("2001:db8::1", 5002), True, b"")
+        assert [data for data, _ in echo.got[2:]] == [b"b", b"c"]
+        for local in relay_of(s)._locals.values():
+            local.heard -= IDLE_S
+        await until(lambda: not relay_of(s)._locals, "the idle users to go")
+        server.send(packet(b"back", user()))
+        await until(lambda: len(echo.got) == 5, "the datagram")
+        assert headed(echo, 4)[1] == b"back"
+        server.end.abort()
+
+
+async def test_text_names_no_address_of_a_datagram():
+    told = {"proxyProtocolVersion": "v1"}
+    async with await EchoUdp().start() as echo, running(echo.port, transport=told) as s:
+        server = await start(s)
+        server.send(packet(b"a", user()))
+        await until(lambda: echo.got, "the datagram")
+        assert echo.got[0][0] == b"PROXY UNKNOWN\r\na"
+        server.end.abort()
+
+
+@pytest.mark.parametrize("addr", [UDPAddr(ip="localhost", port=9), UDPAddr(ip="::1", port=2**17)])
+async def test_a_datagram_of_no_address_is_dropped_where_the_service_is_to_be_told(addr):
+    """It would take the user's own bytes for the header. One of nobody has none, as in frp."""
+    told = {"proxyProtocolVersion": "v2"}
+    async with await EchoUdp().start() as echo, running(echo.port, transport=told) as s:
+        server = await start(s)
+        server.send(packet(b"bad", addr), packet(b"of nobody"))
+        await until(lambda: echo.got, "the datagram")
+        assert echo.got[0][0] == b"of nobody"
+        words = f"no PROXY header for a user at [{addr.ip}]: no address"
+        assert s.log.has(words, "warning")
+        server.end.abort()
+
+
+async def test_where_the_service_is_not_known_nobody_is_told(monkeypatch):
+    async def lookup(host, port):
+        raise DialError("no such host")
+
+    monkeypatch.setattr(module, "resolve_one", lookup)
+    told = {"proxyProtocolVersion": "v2"}
+    async with running(53, transport=told) as s:
+        server = await start(s)
+        server.send(packet(b"x", user()))
+        await until(lambda: s.log.has("no such host", "warning"), "the complaint")
+        await turns()
+        assert len(s.log.events("warning")) == 1
         server.end.abort()
 
 

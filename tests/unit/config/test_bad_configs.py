@@ -381,13 +381,7 @@ UNSUPPORTED_CLIENT = [
         "featureGates.VirtualNet = true\nvirtualNet.address = '10.0.0.1/24'",
         "virtualNet.address",
     ),
-    *(
-        (f"[[proxies]]\nname = 'a'\ntype = '{tag}'\n" + more, f'proxy a: type = "{tag}"')
-        for tag, more in (
-            ("sudp", ""),
-            ("xtcp", ""),
-        )
-    ),
+    ("[[proxies]]\nname = 'a'\ntype = 'xtcp'\n", 'proxy a: type = "xtcp"'),
     *(
         (
             TCP + f"plugin = {{ type = '{tag}', localAddr = 'x:1' }}",
@@ -396,9 +390,9 @@ UNSUPPORTED_CLIENT = [
         for tag in ("http2http", "http2https", "https2http", "https2https", "tls2raw")
     ),
     (TCP + "plugin.type = 'virtual_net'", 'proxy a: plugin.type = "virtual_net"'),
-    *(
-        (text + "transport.proxyProtocolVersion = 'v2'", "proxy a: transport.proxyProtocolVersion")
-        for text in (TCP + "plugin.type = 'socks5'\n", TCP.replace("tcp", "udp"))
+    (
+        TCP + "plugin.type = 'socks5'\ntransport.proxyProtocolVersion = 'v2'",
+        "proxy a: transport.proxyProtocolVersion",
     ),
     (TCP + "loadBalancer.group = 'g'", "proxy a: loadBalancer.group"),
     (TCP + "transport.bandwidthLimit = '1MB'", 'proxy a: transport.bandwidthLimit = "1MB"'),
@@ -453,6 +447,9 @@ SUPPORTED_CLIENT = [
     "[[proxies]]\nname = 'a'\ntype = 'https'\ncustomDomains = ['a']\n",
     "[[proxies]]\nname = 'a'\ntype = 'tcpmux'\ncustomDomains = ['a']\n"
     "multiplexer = 'httpconnect'\n",
+    TCP.replace("tcp", "udp") + "transport.proxyProtocolVersion = 'v2'\n",
+    "[[proxies]]\nname = 'a'\ntype = 'sudp'\ntransport.proxyProtocolVersion = 'v1'\n",
+    VISITOR.replace("xtcp", "sudp") + "serverName = 's'\nbindPort = -1\n",
     # Disabled entries are not looked at.
     "[[proxies]]\nname = 'a'\ntype = 'xtcp'\nenabled = false\n",
 ]

@@ -165,6 +165,9 @@ async def test_a_port_that_is_taken_is_an_oserror_that_can_be_told(loop_kind):
     text = bind_error("127.0.0.1", port, caught.value)
     assert text.startswith(f"listen tcp 127.0.0.1:{port}: bind: address already in use")
     assert "ss -ltnp" in text
+    text = bind_error("127.0.0.1", port, caught.value, "udp")
+    assert text.startswith(f"listen udp 127.0.0.1:{port}: bind: address already in use")
+    assert "ss -lunp" in text
     server.close()
     await turns()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
@@ -132,6 +133,39 @@ async def test_the_first_cause_stays():
     scene.conn.abort(IdleTimeout("silence"))
     await turns()
     assert str(scene.conn.ended.result()) == "silence"
+
+
+async def test_silence_ends_it_and_anything_that_comes_does_not(monkeypatch):
+    scene = Scene()
+    looks: list[float] = []
+    wait = asyncio.wait
+
+    async def impatient(what, timeout):
+        looks.append(timeout)
+        return await wait(what, timeout=0)
+
+    monkeypatch.setattr(asyncio, "wait", impatient)
+    watch = asyncio.ensure_future(scene.conn.until_silent(60))
+    await turns()
+    scene.conn.heard -= 50
+    await turns()
+    assert looks[-1] < 11
+    scene.far.write(encode(Ping()))
+    await turns()
+    assert looks[-1] > 59
+    assert not watch.done()
+    scene.conn.heard -= 60
+    assert isinstance(await watch, IdleTimeout)
+    assert scene.near.aborted
+
+
+async def test_waiting_for_silence_ends_with_the_connection():
+    scene = Scene()
+    watch = asyncio.ensure_future(scene.conn.until_silent(60))
+    await turns()
+    scene.far.close()
+    assert isinstance(await watch, PeerClosed)
+    scene.conn.abort()
 
 
 async def test_bytes_that_are_no_message_end_it_and_what_came_before_counts():

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from pyfrp.net import userport
 from pyfrp.net.payload import wrap_payload
 from pyfrp.server.proxies import udp as module
 from pyfrp.wire.cfb import derive_key
@@ -121,7 +122,7 @@ async def test_users_may_come_over_ipv6(monkeypatch):
 
 
 async def test_datagrams_that_come_before_the_work_connection_wait_for_it(monkeypatch):
-    monkeypatch.setattr(module, "QUEUE", 3)
+    monkeypatch.setattr(userport, "QUEUE", 3)
     async with office(monkeypatch) as o:
         port = free_port()
         peer = await o.login()
@@ -152,7 +153,7 @@ async def test_a_dead_work_connection_is_replaced_by_another(monkeypatch):
                 else:
                     getattr(client.end, end)()
                 proxy = o.server._proxies["dns"]
-                await until(lambda p=proxy: p._conn is None, "the end to be seen")
+                await until(lambda p=proxy: p._users.conn is None, "the end to be seen")
             assert len([e for e in o.log.events() if "read from workConn for udp error" in e]) == 3
             client = await bring(peer)
             user.send(b"again")
@@ -161,7 +162,7 @@ async def test_a_dead_work_connection_is_replaced_by_another(monkeypatch):
 
 
 async def test_a_silent_work_connection_is_dropped(monkeypatch):
-    monkeypatch.setattr(module, "SILENCE_S", 0.1)
+    monkeypatch.setattr(userport, "SILENCE_S", 0.1)
     async with office(monkeypatch) as o:
         peer = await o.login()
         await peer.udp("dns", free_port())
@@ -185,7 +186,7 @@ async def test_a_ping_keeps_a_work_connection(monkeypatch):
         peer = await o.login()
         await peer.udp("dns", free_port())
         client = await bring(peer)
-        conn = await until(lambda: o.server._proxies["dns"]._conn, "the work connection")
+        conn = await until(lambda: o.server._proxies["dns"]._users.conn, "the work connection")
         conn.heard -= 50  # Of the 60 s that a connection may be silent.
         await until(lambda: looks and looks[-1] < 11, "a look at the time")
         client.send(Ping(), Pong())
@@ -214,7 +215,7 @@ async def test_a_client_that_closes_each_work_connection_is_asked_slowly(monkeyp
         await until(lambda: o.log.has("read from workConn for udp error"), "the end to be seen")
         work = await peer.bring()
         await turns(100)
-        assert o.server._proxies["dns"]._conn is None
+        assert o.server._proxies["dns"]._users.conn is None
         work.end.abort()
 
 
@@ -226,7 +227,7 @@ async def test_the_end_of_a_proxy_leaves_nothing(monkeypatch, settings):
         for _ in range(2):  # The port is free again each time.
             assert (await peer.udp("dns", port)).error == ""
             client = await bring(peer)
-            await until(lambda: o.server._proxies["dns"]._conn, "the work connection")
+            await until(lambda: o.server._proxies["dns"]._users.conn, "the work connection")
             peer.conn.write(CloseProxy(proxy_name="dns"))
             await until(lambda c=client: c.reader.ends or c.reader.lost, "the end")
             assert not o.server._proxies
@@ -275,13 +276,13 @@ def _taken(sock: socket.socket, port: int) -> bool:
 async def test_what_was_closed_while_it_started_is_refused(monkeypatch):
     async with office(monkeypatch) as o:
         peer = await o.login()
-        attach = module.DatagramSocket.attach
+        attach = userport.DatagramSocket.attach
 
         async def late(self):
             await attach(self)
             o.server._proxies["dns"].close()
 
-        monkeypatch.setattr(module.DatagramSocket, "attach", late)
+        monkeypatch.setattr(userport.DatagramSocket, "attach", late)
         assert (await peer.udp("dns", free_port())).error == "the server is stopping"
 
 
@@ -293,7 +294,7 @@ async def test_a_socket_that_the_loop_does_not_take_leaves_nothing(monkeypatch):
             self.close()
             raise OSError("no")
 
-        monkeypatch.setattr(module.DatagramSocket, "attach", failing)
+        monkeypatch.setattr(userport.DatagramSocket, "attach", failing)
         port = free_port()
         resp = await peer.udp("dns", port)
         assert resp.error == f"acquire port {port} error: port unavailable"
@@ -340,11 +341,11 @@ async def test_a_client_that_does_not_read_costs_datagrams_and_no_memory(monkeyp
         client = await bring(peer)
         client.end.pause_reading()
         proxy = o.server._proxies["dns"]
-        await until(lambda: proxy._conn, "the work connection")
+        await until(lambda: proxy._users.conn, "the work connection")
         for _ in range(5000):
-            proxy._from_user(bytes(1400), ("127.0.0.1", 9))
+            proxy._users._from_user(bytes(1400), ("127.0.0.1", 9))
         assert o.log.has("datagrams of users are dropped", "warning")
-        assert len(proxy._conn._queue) <= module.QUEUE
+        assert len(proxy._users.conn._queue) <= userport.QUEUE
         assert client.end.unread < 1024 * 1024
         client.end.abort()
 
@@ -366,7 +367,7 @@ async def test_an_answer_to_no_address_is_dropped_and_said_so(monkeypatch, addr)
             good = UDPPacket(content=b"good", remote_addr=user_addr(user))
             client.send(UDPPacket(content=b"bad", remote_addr=addr), good)
             assert await user.receive() == b"good"
-        assert o.log.has("the client answers a user with", "warning")
+        assert o.log.has("an answer to a user was dropped: it has", "warning")
         client.end.abort()
 
 

@@ -27,9 +27,8 @@ SECRET = "spec-secret"
 
 async def offer(peer, name="secret", **fields):
     """Register a secret proxy."""
-    resp = await peer.propose(
-        NewProxy(proxy_name=name, proxy_type="stcp", **{"sk": SECRET, **fields})
-    )
+    fields = {"proxy_type": "stcp", "sk": SECRET, **fields}
+    resp = await peer.propose(NewProxy(proxy_name=name, **fields))
     assert (resp.error, resp.remote_addr) == ("", "")
 
 
@@ -344,3 +343,47 @@ async def test_a_name_that_is_taken_is_refused_as_with_any_type(monkeypatch):
         end.abort()
         assert o.log.has("stcp proxy custom listen success", "info")
         assert owner.resp.error == ""
+
+
+# -- datagrams ----------------------------------------------------------------------------------
+
+
+@both
+async def test_datagrams_pass_as_any_bytes_do(monkeypatch, settings):
+    """Messages are between the clients: the server reads none of them."""
+    async with (
+        office(monkeypatch, **settings) as o,
+        met(o, work=False, proxy_type="sudp", use_encryption=True) as (owner, guest),
+    ):
+        assert o.log.has("sudp proxy custom listen success", "info")
+        work = await owner.bring()
+        conn, _ = visit(guest, use_compression=True)
+        assert await answer(conn) == ""
+        near, user = await inside(conn, None, compress=True)
+        near.write(b"any bytes")
+        await within(work.conn.read(), 5, "StartWorkConn")
+        far, service = await inside(work.conn, derive_key(TOKEN))
+        assert await service.until_data(9) == b"any bytes"
+        far.write(b"and back")
+        assert await user.until_data(8) == b"and back"
+        conn, _ = visit(guest, secret="guess")
+        assert await answer(conn) == "visitor connection of [secret] auth failed"
+        near.abort()
+        far.abort()
+        await until(lambda: not o.server.bridges, "the bridge to close")
+
+
+async def test_a_server_that_stops_does_not_wait_for_the_end_of_datagrams(monkeypatch):
+    async with (
+        office(monkeypatch) as o,
+        met(o, work=False, proxy_type="sudp") as (owner, guest),
+    ):
+        work = await owner.bring()
+        conn, _ = visit(guest)
+        assert await answer(conn) == ""
+        _, service = await work.start()
+        _, user = await inside(conn)
+        await until(lambda: o.server.bridges, "the bridge")
+        await within(o.server.stop(60.0), 5, "the server to stop")
+        assert service.ends or service.lost
+        assert user.ends or user.lost

@@ -58,6 +58,15 @@ def test_mapped_addresses_of_a_dual_stack_listener_are_ipv4():
     assert pp.encode("v1", ("::ffff:1.2.3.4", 5), FAR) == b"PROXY TCP4 1.2.3.4 6.7.8.9 5 10\r\n"
 
 
+@pytest.mark.parametrize("bad", [("localhost", 5), ("", 5), ("1.2.3.4", -1), ("1.2.3.4", 65536)])
+@pytest.mark.parametrize("form", [("v1", False), ("v2", False), ("v2", True)])
+def test_what_is_no_address_is_not_written(bad, form):
+    version, datagram = form
+    for pair in ((bad, FAR), (NEAR, bad)):
+        with pytest.raises(ValueError, match=r"address|port"):
+            pp.encode(version, *pair, datagram=datagram)
+
+
 def test_zone_of_a_link_local_address_is_left_out():
     assert pp.encode("v1", ("fe80::1%eth0", 5), ("fe80::2", 6)) == (
         b"PROXY TCP6 fe80::1 fe80::2 5 6\r\n"
