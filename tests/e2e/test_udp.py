@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 SIZES = (64, 1400, 7000)
 ROUNDS = 20
 USERS = 100
+WINDOW = 16
 PAIRS: list[tuple[Kind, Kind]] = list(itertools.product(("ours", "official"), repeat=2))
 LAYERS = list(itertools.product((False, True), repeat=2))
 
@@ -109,6 +110,37 @@ async def test_every_pair_tells_many_users_apart(scene: Scene) -> None:
                 )
         # Each user has one local socket of his own, and keeps it.
         assert len(scene.echo.sources) == USERS
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scene", SCENES[: len(PAIRS)], indirect=True)
+async def test_a_stream_of_datagrams_loses_none(scene: Scene, count: int) -> None:
+    """With so many under way that no socket's buffer overflows, nothing may be lost."""
+    for size in SIZES:
+        with UdpUser(scene.ports[False, False]) as user:
+            body = os.urandom(size - 4)
+            came = set()
+            for number in range(count + WINDOW):
+                if number < count:
+                    user.send(number.to_bytes(4) + body)
+                if number >= WINDOW:
+                    data = await user.receive()
+                    assert data[4:] == body
+                    came.add(int.from_bytes(data[:4]))
+            assert came == set(range(count))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", SCENES[:1], indirect=True)
+async def test_a_thousand_users_at_once(scene: Scene) -> None:
+    scene.echo.got.clear()
+    with ExitStack() as stack:
+        port = scene.ports[False, False]
+        users = [stack.enter_context(UdpUser(port)) for _ in range(1000)]
+        for _ in range(3):
+            for start in range(0, len(users), 50):
+                await all_of(user.echoed(os.urandom(200)) for user in users[start : start + 50])
+        assert len(scene.echo.sources) == len(users)
 
 
 async def test_a_cut_link_and_a_dead_service_heal(tmp_path: Path) -> None:
