@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 from pyfrp.errors import LinkError
 from pyfrp.net.bridge import Bridge
 from pyfrp.net.endpoint import Endpoint, format_address, local_address, peer_address, tune
 from pyfrp.net.held import Held
-from pyfrp.server.groups import Group
+from pyfrp.server.groups import Group, Open
 from pyfrp.server.proxies.base import ServerProxy
 
 Tried = tuple["BridgedProxy", ...]
@@ -32,13 +33,19 @@ class BridgedProxy(ServerProxy):
         self._waiting: dict[Endpoint, tuple[Held, Tried]] = {}
         self._group: Group[BridgedProxy] | None = None  # Of the door that others share with us.
 
-    async def stand(self, *args: Any, **more: Any) -> int:
+    async def stand(
+        self,
+        open_door: Open[BridgedProxy],
+        terms: Hashable,
+        *,
+        mismatch: str = "group params invalid",
+    ) -> int:
         """Take the users of a door: see `enter`.
 
         Returns:
             The door's port, if it is one.
         """
-        entrance = await self.enter(self, *args, **more)
+        entrance = await self.enter(self, open_door, terms, mismatch=mismatch)
         if self.wanted.group:
             self._group = entrance.group
         return entrance.door.port

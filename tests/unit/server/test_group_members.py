@@ -212,6 +212,27 @@ async def test_a_member_that_brings_nothing_costs_its_user_the_wait_and_the_next
         await stage.done()
 
 
+async def test_a_user_who_was_passed_on_is_not_touched_by_the_member_that_left(monkeypatch):
+    async with office(monkeypatch, userConnTimeout=1) as o:
+        stage = Stage(o, "tcp")
+        one, other = await stage.member("a"), await stage.member("b")
+        await stage.user()
+        [user] = stage.users
+        await until(lambda: stage.waiting("b"), "the user to wait")
+        other.conn.write(CloseProxy(proxy_name="b"))
+        await until(lambda: stage.waiting("a"), "the user to be passed on")
+        _, reader = await (await one.bring()).start()
+
+        def patience_is_over():
+            return "user of b" not in {task.get_name() for task in asyncio.all_tasks()}
+
+        await until(patience_is_over, "the member that left to give up")
+        await user.send(b" again")
+        assert await reader.until_data(11) == b"hello again"
+        assert not o.log.has("timeout trying")
+        await stage.done()
+
+
 async def test_a_user_whom_nobody_can_serve_is_let_go(monkeypatch):
     async with office(monkeypatch, userConnTimeout=1) as o:
         stage = Stage(o, "tcp")
