@@ -78,10 +78,17 @@ class Group(Generic[Member]):
                 spare = member
         return spare
 
-    def doubt(self, member: Member) -> None:
-        """A member failed a user: others have precedence for a while."""
-        if member in self.members:
-            self._doubted[member] = self._clock() + DOUBT_S
+    def doubt(self, member: Member) -> bool:
+        """A member failed a user: others have precedence for a while.
+
+        Returns:
+            Whether that is new.
+        """
+        if member not in self.members:
+            return False
+        new = not self._is_doubted(member)
+        self._doubted[member] = self._clock() + DOUBT_S
+        return new
 
     def _is_doubted(self, member: Member) -> bool:
         until = self._doubted.get(member)

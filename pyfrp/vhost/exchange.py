@@ -14,7 +14,7 @@ from pyfrp.net.endpoint import Endpoint, reset
 from pyfrp.vhost.bodies import Body, OpenBody, body_of
 from pyfrp.vhost.caller import CallerSide
 from pyfrp.vhost.departure import watch_departure
-from pyfrp.vhost.failover import other_member, repeatable
+from pyfrp.vhost.failover import repeatable
 from pyfrp.vhost.replay import Replay
 from pyfrp.vhost.stages import HEAD_S, LINGER_S, READ_AHEAD, Answering, Asking
 from pyfrp.vhost.upstream import Upstream
@@ -329,7 +329,7 @@ class HttpExchange(CallerSide):
         """Send a request of which nothing was answered, `sent` so far, again if anybody is left."""
         head, route = cast(RequestHead, self._head), cast("HttpRoute", self._route)
         if route in self._tried:
-            again = other_member(route, self._tried, head, self._ip, sent)
+            again = self._frontend.pass_on(self._tried, head, self._ip, sent)
             if again is None:
                 return False
             route, sent = again

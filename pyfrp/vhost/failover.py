@@ -33,11 +33,7 @@ def other_member(
     Returns:
         The member and the request as it is to be sent to it; None when nobody is left.
     """
-    group = failed.group
-    if group is None:
-        return None
-    group.doubt(failed)
-    other = group.pick(tried)
+    other = failed.group.pick(tried) if failed.group is not None else None
     # Members may ask for different credentials; the caller's were found right for one of them.
     if other is None or not other.admits(head.user, head.password):
         return None

@@ -14,6 +14,7 @@ from pyfrp.net.bridge import Bridge
 from pyfrp.net.endpoint import Endpoint, format_address
 from pyfrp.net.scope import Scope
 from pyfrp.vhost.exchange import HttpExchange
+from pyfrp.vhost.failover import other_member
 from pyfrp.vhost.pages import custom_page
 from pyfrp.vhost.router import Router
 from pyfrp.vhost.upstream import UpstreamPool
@@ -39,8 +40,8 @@ class RouteGroup(Protocol):
         """The one whose turn it is and that has not been tried, or None."""
         ...
 
-    def doubt(self, member: HttpRoute) -> None:
-        """It failed a request: pick others first for a while."""
+    def doubt(self, member: HttpRoute) -> bool:
+        """It failed a request: pick others first for a while. Whether that is new."""
         ...
 
 
@@ -213,6 +214,17 @@ class HttpFrontend:
         if route is not None and route.group is not None:
             return route.group.pick()
         return route
+
+    def pass_on(
+        self, tried: tuple[HttpRoute, ...], head: RequestHead, ip: bytes, sent: bytes
+    ) -> tuple[HttpRoute, bytes] | None:
+        """Find another member for a request that the last of `tried` failed: see `other_member`."""
+        failed = tried[-1]
+        if failed.group is None:
+            return None
+        if failed.group.doubt(failed):
+            self._log.warning("a member of a group failed, others go first", proxy=failed.name)
+        return other_member(failed, tried, head, ip, sent)
 
     def refuse_unknown(self, exchange: HttpExchange, head: RequestHead) -> None:
         """No route: 404, or 503 when the host is known and its client is away."""

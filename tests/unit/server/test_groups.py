@@ -77,7 +77,8 @@ def test_an_empty_group_has_nobody():
 
 def test_a_member_that_failed_is_passed_over_for_a_while():
     group, now = made("a", "b")
-    group.doubt("a")
+    assert group.doubt("a")
+    assert not group.doubt("a")
     assert {group.pick() for _ in range(6)} == {"b"}
     now[0] += DOUBT_S
     assert {group.pick() for _ in range(6)} == {"a", "b"}
@@ -96,7 +97,7 @@ def test_a_doubt_goes_with_its_member():
     group, _ = made("a", "b")
     group.doubt("a")
     group.remove("a")
-    group.doubt("a")  # The failure of one who has left.
+    assert not group.doubt("a")  # The failure of one who has left.
     assert not group._doubted
 
 

@@ -251,6 +251,12 @@ async def test_a_member_that_failed_is_spared_for_a_while():
             await turns()
             b.service.feed(answer(b"b"))
         assert [status for status, _ in split_answers(caller.sent)] == [200] * 4
+        [line] = v.log.lines  # One for all of them.
+        assert line["proxy"] == "a"
+        assert (line["event"], line["proxy"]) == (
+            "a member of a group failed, others go first",
+            "a",
+        )
         a.refusal = None
         v.advance(DOUBT_S)
         caller = v.call()
