@@ -47,7 +47,7 @@ class LoadBalancer(Model):
     """Proxies of one group share their traffic."""
 
     group: str = ""
-    """Name of the group; empty: none."""
+    """Name of the group; empty: none. For tcp, http, tcpmux and https, the last since frp 0.66."""
 
     group_key: str = secret()
     """Must be equal within the group."""

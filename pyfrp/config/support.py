@@ -84,7 +84,6 @@ _PROXY = (
         _other_than(*PLUGINS),
         shows=True,
     ),
-    _Missing("loadBalancer.group", "remove it; give each service its own domain or port"),
     _Missing("transport.bandwidthLimit", "remove it", shows=True),
 )
 

@@ -288,7 +288,7 @@ def _proxy(proxy: ProxyBase) -> Iterator[Problem]:
     except ValueError as error:
         hint = 'write it like "5MB" or "512KB"'
         yield Problem(str(error), ("transport", "bandwidthLimit"), hint)
-    yield from _annotations(proxy.annotations)
+    yield from annotation_problems(proxy.annotations)
     version = proxy.transport.proxy_protocol_version
     if version not in ("", "v1", "v2"):
         text = f"not support proxy protocol version: {version[:60]}"
@@ -334,7 +334,8 @@ def _by_type(proxy: ProxyBase) -> Iterator[Problem]:
         yield Problem(text, ("multiplexer",), "the only one is httpconnect")
 
 
-def _annotations(annotations: dict[str, str]) -> Iterator[Problem]:
+def annotation_problems(annotations: dict[str, str]) -> Iterator[Problem]:
+    """Find what is wrong with a proxy's annotations; both programs ask."""
     for key in annotations:
         reason = _name_fault(key.lower())
         if reason:

@@ -176,6 +176,8 @@ class Control:
             raise RefusedError(f"unknown proxy type: {wanted.proxy_type[:100]}")
         if not wanted.proxy_name:
             raise RefusedError("name should not be empty")
+        if wanted.annotations:
+            _check_annotations(wanted.annotations)
         server = self._server
         limit = server.cfg.max_ports_per_client
         if limit and self._ports + kind.counts_ports > limit:
@@ -205,3 +207,11 @@ class Control:
         proxy.close(lost=lost)
         self._server.unregister(proxy)
         proxy.log.info(f"close proxy [{name}] success")
+
+
+def _check_annotations(annotations: dict[str, str]) -> None:
+    from pyfrp.config.validate import annotation_problems  # Few clients send any.
+
+    problems = "\n".join(problem.text for problem in annotation_problems(annotations))
+    if problems:
+        raise RefusedError(problems[:1000])

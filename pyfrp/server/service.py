@@ -19,6 +19,7 @@ from pyfrp.net.scope import Scope
 from pyfrp.net.sockets import bind_error
 from pyfrp.server.bind import Bound, shares_port
 from pyfrp.server.control import Control
+from pyfrp.server.groups import Groups
 from pyfrp.server.links import Link, LinkAcceptor
 from pyfrp.server.ports import PortManager
 from pyfrp.server.visitors import SHOWN, VisitorManager
@@ -72,6 +73,7 @@ class Server:
         self.ports = PortManager(allowed)
         self.udp_ports = PortManager(allowed)
         self.udp_packet_size = packet_size(cfg.udp_packet_size)
+        self.groups = Groups(loop.time)
         self.visitors = VisitorManager()
         self.proxy_bind_addr = cfg.proxy_bind_addr
         self.http_port = cfg.vhost_http_port

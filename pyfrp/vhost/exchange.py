@@ -7,14 +7,16 @@ headers as frp does (`pkg/util/vhost/http.go`), differences as listed in the REA
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 from pyfrp.errors import BadHead, PyfrpError
 from pyfrp.net.endpoint import Endpoint, reset
 from pyfrp.vhost.bodies import Body, OpenBody, body_of
 from pyfrp.vhost.caller import CallerSide
 from pyfrp.vhost.departure import watch_departure
+from pyfrp.vhost.failover import repeatable
 from pyfrp.vhost.replay import Replay
+from pyfrp.vhost.stages import HEAD_S, LINGER_S, READ_AHEAD, Answering, Asking
 from pyfrp.vhost.upstream import Upstream
 from pyfrp.wire import http1
 from pyfrp.wire.http1 import CHUNKED, UNTIL_CLOSE, RequestHead, ResponseHead
@@ -22,29 +24,7 @@ from pyfrp.wire.http1 import CHUNKED, UNTIL_CLOSE, RequestHead, ResponseHead
 if TYPE_CHECKING:
     from pyfrp.vhost.frontend import HttpFrontend, HttpRoute
 
-HEAD_S = 60.0  # To finish a head, and idle between requests; as frp's ReadHeaderTimeout.
-LINGER_S = 5.0  # A caller that is refused mid-upload may still send this long, unread.
-# Pipelined requests, or a body that waits for its work connection, before reading stops.
-READ_AHEAD = 64 * 1024
-
 PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
-
-
-class Asking:
-    """How far the request has come. No Enum, for its cost: see `pyfrp.wire.yamux.Half`."""
-
-    HEAD: Final = 0
-    BODY: Final = 1
-    DONE: Final = 2
-
-
-class Answering:
-    """How far the answer has come."""
-
-    NONE: Final = 0  # No request, or no work connection for it yet.
-    HEAD: Final = 1  # The request is with the upstream.
-    BODY: Final = 2
-    OVER: Final = 3  # The last answer is out and the connection closes.
 
 
 class HttpExchange(CallerSide):
@@ -74,6 +54,7 @@ class HttpExchange(CallerSide):
         "_route",
         "_silent",
         "_skipped",
+        "_tried",
         "_upstream",
         "_upstream_buffer",
         "_upstream_full",
@@ -95,6 +76,7 @@ class HttpExchange(CallerSide):
         self._last: RequestHead | None = None  # Many callers repeat the head of their last request.
         self._skipped = False
         self._route: HttpRoute | None = None
+        self._tried: tuple[HttpRoute, ...] = ()  # Asked for a fresh connection for this request.
         self._upstream: Upstream | None = None
         self._body: Body | None = None
         self._queued = b""
@@ -263,10 +245,13 @@ class HttpExchange(CallerSide):
     # -- the work connection -------------------------------------------------------------------
 
     async def _connect(self, route: HttpRoute) -> None:
+        self._tried += (route,)
         try:
             upstream = await route.pool.open(self._address)
         except PyfrpError as exc:
-            if self._caller is not None and self._route is route:
+            if self._caller is None or self._route is not route:
+                return
+            if not self._send_again(self._queued):
                 self._frontend.refuse_away(self, exc)
             return
         if self._caller is None or self._answering != Answering.NONE:
@@ -274,11 +259,14 @@ class HttpExchange(CallerSide):
             route.pool.give_back(upstream)
             return
         if upstream.closed:
-            why = "the local service closed the connection"
-            self._frontend.refuse_dead(self, why, stage="work connection")
+            if not self._send_again(self._queued):
+                why = "the local service closed the connection"
+                self._frontend.refuse_dead(self, why, stage="work connection")
             return
         self._attach(upstream)
         queued, self._queued = self._queued, b""
+        if route.group is not None:
+            self._replay.begin(queued, self._frontend.clock())
         upstream.endpoint.write(queued)
         self._read_on()
 
@@ -330,14 +318,25 @@ class HttpExchange(CallerSide):
             return
         if self._answering != Answering.HEAD:
             return
-        again = None if self._upstream_buffer else self._replay.take(self._frontend.clock())
-        if again is not None:
-            self._answering = Answering.NONE
-            self._queued = again
-            self._frontend.spawn(self._connect(cast("HttpRoute", self._route)))
+        safe = repeatable(cast("HttpRoute", self._route), cast(RequestHead, self._head))
+        again = None if self._upstream_buffer else self._replay.take(self._frontend.clock(), safe)
+        if again is not None and self._send_again(again):
             return
         why = "the local service refused, or closed the connection without an answer"
         self._frontend.refuse_dead(self, why, stage="response head")
+
+    def _send_again(self, sent: bytes) -> bool:
+        """Send a request of which nothing was answered, `sent` so far, again if anybody is left."""
+        head, route = cast(RequestHead, self._head), cast("HttpRoute", self._route)
+        if route in self._tried:
+            again = self._frontend.pass_on(self._tried, head, self._ip, sent)
+            if again is None:
+                return False
+            route, sent = again
+        self._answering = Answering.NONE
+        self._route, self._queued = route, sent
+        self._frontend.spawn(self._connect(route))
+        return True
 
     # -- the answer ----------------------------------------------------------------------------
 
@@ -443,6 +442,7 @@ class HttpExchange(CallerSide):
         self._answer_body = None
         self._response = None
         self._route = None
+        self._tried = ()
         self._head = None
         if not self._keep_alive:
             self._close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from email.utils import formatdate
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from pyfrp.net.bridge import Bridge
 from pyfrp.net.endpoint import Endpoint, format_address
 from pyfrp.net.scope import Scope
 from pyfrp.vhost.exchange import HttpExchange
+from pyfrp.vhost.failover import other_member
 from pyfrp.vhost.pages import custom_page
 from pyfrp.vhost.router import Router
 from pyfrp.vhost.upstream import UpstreamPool
@@ -32,6 +33,18 @@ class Log(Protocol):
     def warning(self, event: str, **kw: Any) -> Any: ...
 
 
+class RouteGroup(Protocol):
+    """Proxies that share the requests of one route."""
+
+    def pick(self, tried: Collection[HttpRoute] = ()) -> HttpRoute | None:
+        """The one whose turn it is and that has not been tried, or None."""
+        ...
+
+    def doubt(self, member: HttpRoute) -> bool:
+        """It failed a request: pick others first for a while. Whether that is new."""
+        ...
+
+
 class HttpRoute:
     """An http proxy as the vhost sees it.
 
@@ -40,10 +53,14 @@ class HttpRoute:
         pool: Its work connections.
         request_edit, response_edit: What its configuration changes in heads, or None.
         user, password: Required credentials; both empty for none.
+
+    Attributes:
+        group: Those who serve the route in turn, this one perhaps among them; None for it alone.
     """
 
     __slots__ = (
         "credentials",
+        "group",
         "last_answer",
         "name",
         "pool",
@@ -67,6 +84,7 @@ class HttpRoute:
         self.request_edit = request_edit
         self.response_edit = response_edit
         self.credentials = f"{user}:{password}".encode() if user or password else None
+        self.group: RouteGroup | None = None
         self.requests = 0
         self.last_answer: ResponseHead | None = None  # Within a second, many heads are equal.
 
@@ -192,7 +210,21 @@ class HttpFrontend:
 
     def route(self, head: RequestHead) -> HttpRoute | None:
         """The one place where a request meets its proxy."""
-        return self.router.find(head.host, head.path, head.user)
+        route = self.router.find(head.host, head.path, head.user)
+        if route is not None and route.group is not None:
+            return route.group.pick()
+        return route
+
+    def pass_on(
+        self, tried: tuple[HttpRoute, ...], head: RequestHead, ip: bytes, sent: bytes
+    ) -> tuple[HttpRoute, bytes] | None:
+        """Find another member for a request that the last of `tried` failed: see `other_member`."""
+        failed = tried[-1]
+        if failed.group is None:
+            return None
+        if failed.group.doubt(failed):
+            self._log.warning("a member of a group failed, others go first", proxy=failed.name)
+        return other_member(failed, tried, head, ip, sent)
 
     def refuse_unknown(self, exchange: HttpExchange, head: RequestHead) -> None:
         """No route: 404, or 503 when the host is known and its client is away."""

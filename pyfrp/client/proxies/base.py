@@ -80,6 +80,8 @@ class ClientProxy:
             use_compression=cfg.transport.use_compression,
             metas=dict(cfg.metadatas),
             annotations=dict(cfg.annotations),
+            group=cfg.load_balancer.group,
+            group_key=cfg.load_balancer.group_key,
         )
 
     def reset(self, log: Any) -> None:

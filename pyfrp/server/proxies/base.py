@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pyfrp.errors import RefusedError
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.payload import wrap_payload
 from pyfrp.net.scope import Scope
+from pyfrp.server.groups import Entrance, Groups, Member, Open
 from pyfrp.server.ports import PortManager
 from pyfrp.server.visitors import VisitorManager
 from pyfrp.server.workpool import WorkPool
@@ -29,6 +30,7 @@ class Surroundings(Protocol):
     """What a proxy may use of the server; all of it is shared."""
 
     ports: PortManager
+    groups: Groups
     visitors: VisitorManager
     udp_ports: PortManager
     udp_packet_size: int
@@ -79,6 +81,7 @@ class ServerProxy:
         self.user = user
         self._pool = pool
         self._key = derive_key(server.token) if wanted.use_encryption else None
+        self._entrances: list[Entrance[Any]] = []
 
     async def start(self) -> str:
         """Open whatever users come through.
@@ -98,6 +101,34 @@ class ServerProxy:
             lost: The client is gone, so nobody should wait for it any longer.
         """
         raise NotImplementedError
+
+    async def enter(
+        self,
+        member: Member,
+        open_door: Open[Member],
+        terms: Hashable,
+        *,
+        mismatch: str = "group params invalid",
+    ) -> Entrance[Member]:
+        """Take part in what comes through a door: see `Groups.join`.
+
+        Raises:
+            RefusedError: when that cannot be; the doors of earlier calls are left, too.
+        """
+        try:
+            entrance = await self.server.groups.join(
+                self.wanted, member, open_door, terms, mismatch=mismatch
+            )
+        except BaseException:
+            self.leave()
+            raise
+        self._entrances.append(entrance)
+        return entrance
+
+    def leave(self) -> None:
+        """Get no more users through any door. Idempotent."""
+        while self._entrances:
+            self._entrances.pop().leave()
 
     async def open_work(
         self, source: tuple[str, int], target: tuple[str, int] = ("", 0)

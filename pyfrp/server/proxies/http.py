@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 
 from pyfrp.errors import RefusedError
+from pyfrp.server.groups import Door, Group
 from pyfrp.server.proxies.base import ServerProxy
 from pyfrp.vhost.frontend import HttpRoute
+from pyfrp.vhost.router import Router
 from pyfrp.vhost.upstream import UpstreamPool
 from pyfrp.wire.http1 import HeadEdit
 
@@ -40,35 +43,38 @@ class HTTPProxy(ServerProxy):
             user=wanted.http_user,
             password=wanted.http_pwd,
         )
-        self._pool_of_upstreams = pool
-        self._routes: list[tuple[str, str, str]] = []
         addresses = []
-        try:
-            for domain, location in product(domains, wanted.locations or [""]):
-                key = (domain, location, wanted.route_by_http_user)
-                server.http.router.add(*key, route)
-                self._routes.append(key)
-                addresses.append(vhost_address(domain, server.http_port))
-                self.log.info(
-                    f"http proxy listen for host [{domain}] location [{location}] group [], "
-                    f"routeByHTTPUser [{wanted.route_by_http_user}]"
-                )
-        except RefusedError:
-            self.close()
-            raise
+        for domain, location in product(domains, wanted.locations or [""]):
+            key = (domain, location, wanted.route_by_http_user)
+            entrance = await self.enter(route, partial(_open, server.http.router, key, route), key)
+            if wanted.group:
+                route.group = entrance.group
+            addresses.append(vhost_address(domain, server.http_port))
+            self.log.info(
+                f"http proxy listen for host [{domain}] location [{location}] group "
+                f"[{wanted.group}], routeByHTTPUser [{wanted.route_by_http_user}]"
+            )
         server.http.add_pool(pool)
+        self._pool_of_upstreams = pool
         return ",".join(addresses)
 
     def close(self, *, lost: bool = False) -> None:
-        if self._pool_of_upstreams is None or self.server.http is None:
+        self.leave()  # First: requests that fail now go to the other members of the group.
+        pool, self._pool_of_upstreams = self._pool_of_upstreams, None
+        if pool is None or self.server.http is None:
             return
-        for key in self._routes:
-            self.server.http.router.remove(*key)
-        self._routes.clear()
-        self.server.http.remove_pool(self._pool_of_upstreams)
+        self.server.http.remove_pool(pool)
         if lost:
-            self._pool_of_upstreams.fail()
-        self._pool_of_upstreams = None
+            pool.fail()
+
+
+async def _open(
+    router: Router[HttpRoute], key: tuple[str, str, str], route: HttpRoute, _: Group[HttpRoute]
+) -> Door:
+    # Of the route of a group the vhost uses only `HttpRoute.group`, so that it may stay when the
+    # member that it belongs to has left.
+    router.add(*key, route)
+    return Door(partial(router.remove, *key))
 
 
 def _edit(host: str, headers: dict[str, str]) -> HeadEdit | None:

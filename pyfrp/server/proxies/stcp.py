@@ -22,8 +22,7 @@ class STCPProxy(BridgedProxy):
 
     def close(self, *, lost: bool = False) -> None:
         self.server.visitors.unlisten(self.name)
-        if lost:
-            self.drop_waiting()
+        super().close(lost=lost)
 
     def _accept(self, visitor: Endpoint, early: bytes) -> None:
         self.take_user(visitor, Held(early=early))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 from pyfrp.net.held import Held
-from pyfrp.net.listen import Listener, listen
+from pyfrp.net.listen import listen
+from pyfrp.server.groups import Door, Group
 from pyfrp.server.proxies.base import bind_first
-from pyfrp.server.proxies.bridged import BridgedProxy
+from pyfrp.server.proxies.bridged import BridgedProxy, admit
 
 
 class TCPProxy(BridgedProxy):
@@ -15,16 +16,22 @@ class TCPProxy(BridgedProxy):
 
     counts_ports = 1
 
-    _listener: Listener | None = None
-    _port = 0
-
     async def start(self) -> str:
-        server = self.server
-        wanted = self.wanted.remote_port
-        ports = server.ports.candidates(self.name, wanted, server.clock())
-        self._listener, self._port = await bind_first(
+        wanted = self.wanted
+        # Members that leave the choice to the server all get the port of the first.
+        port = await self.stand(
+            self._open, wanted.remote_port, mismatch="group should have same remote port"
+        )
+        shared = f" in group [{wanted.group}]" if wanted.group else ""
+        self.log.info(f"tcp proxy listen port [{wanted.remote_port}]{shared}")
+        return f":{port}"
+
+    async def _open(self, group: Group[BridgedProxy]) -> Door:
+        server, name, wanted = self.server, self.name, self.wanted.remote_port
+        ports = server.ports.candidates(name, wanted, server.clock())
+        listener, port = await bind_first(
             lambda port: listen(
-                lambda: Held(self._accept),
+                lambda: Held(partial(admit, group)),
                 server.proxy_bind_addr,
                 port,
                 keepalive_s=server.keepalive_s,
@@ -32,20 +39,10 @@ class TCPProxy(BridgedProxy):
             ports,
             fixed=bool(wanted),
         )
-        server.ports.take(self.name, self._port)
-        self.log.info(f"tcp proxy listen port [{wanted}]")
-        return f":{self._port}"
+        server.ports.take(name, port)
 
-    def close(self, *, lost: bool = False) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-            self.server.ports.release(self.name, self._port, self.server.clock())
-        if lost:
-            self.drop_waiting()
+        def close() -> None:
+            listener.close()
+            server.ports.release(name, port, server.clock())
 
-    def _accept(self, user: asyncio.Transport, held: Held) -> None:
-        if self._listener is None:  # Accepted in the turn in which the listener was closed.
-            user.abort()
-            return
-        self.take_user(user, held)
+        return Door(close, port)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pyfrp.errors import RefusedError
-from pyfrp.server.proxies.bridged import BridgedProxy
+from pyfrp.server.groups import Door, Group
+from pyfrp.server.proxies.bridged import BridgedProxy, admit
 from pyfrp.server.proxies.http import vhost_address, vhost_domains
+from pyfrp.vhost.router import Router
 from pyfrp.vhost.tcpmux import TcpmuxRoute
 
 
 class TCPMuxProxy(BridgedProxy):
     """Source: frp `server/proxy/tcpmux.go`; checks of `pkg/config/v1/validation/proxy.go`."""
-
-    _domains: tuple[str, ...] = ()
 
     async def start(self) -> str:
         server = self.server
@@ -26,24 +28,19 @@ class TCPMuxProxy(BridgedProxy):
         if not known or server.tcpmux is None:
             raise RefusedError(f"unknown multiplexer [{wanted.multiplexer[:100]}]")
         user = wanted.route_by_http_user
-        route = TcpmuxRoute(self.take_user, wanted.http_user, wanted.http_pwd)
-        try:
-            for domain in domains:
-                server.tcpmux.router.add(domain, "", user, route)
-                self._domains += (domain,)
-                self.log.info(
-                    f"tcpmux httpconnect multiplexer listens for host [{domain}], group [] "
-                    f"routeByHTTPUser [{user}]"
-                )
-        except RefusedError:
-            self.close()
-            raise
+        for domain in domains:
+            terms = (domain, user, wanted.http_user, wanted.http_pwd)
+            await self.stand(partial(self._open, server.tcpmux.router, domain), terms)
+            self.log.info(
+                f"tcpmux httpconnect multiplexer listens for host [{domain}], group "
+                f"[{wanted.group}] routeByHTTPUser [{user}]"
+            )
         return ",".join(vhost_address(domain, server.tcpmux_port) for domain in domains)
 
-    def close(self, *, lost: bool = False) -> None:
-        if self.server.tcpmux is not None:
-            for domain in self._domains:
-                self.server.tcpmux.router.remove(domain, "", self.wanted.route_by_http_user)
-            self._domains = ()
-        if lost:
-            self.drop_waiting()
+    async def _open(
+        self, router: Router[TcpmuxRoute], domain: str, group: Group[BridgedProxy]
+    ) -> Door:
+        wanted = self.wanted
+        route = TcpmuxRoute(partial(admit, group), wanted.http_user, wanted.http_pwd)
+        router.add(domain, "", wanted.route_by_http_user, route)
+        return Door(partial(router.remove, domain, "", wanted.route_by_http_user))

@@ -67,6 +67,23 @@ def test_every_field_of_an_http_proxy_goes_where_frp_has_it():
     )
 
 
+@pytest.mark.parametrize("kind", ["tcp", "udp", "http", "https", "tcpmux", "stcp"])
+def test_every_type_sends_its_group_and_no_text_shows_the_key(kind):
+    """Who knows groups of which type is the server's business."""
+    needs = {
+        "http": {"subdomain": "s"},
+        "https": {"subdomain": "s"},
+        "tcpmux": {"subdomain": "s", "multiplexer": "httpconnect"},
+        "stcp": {"secretKey": "x"},
+    }
+    made = proxy(
+        type=kind, loadBalancer={"group": "g", "groupKey": "s3cret"}, **needs.get(kind, {})
+    )
+    msg = made.request()
+    assert (msg.group, msg.group_key) == ("g", "s3cret")
+    assert "s3cret" not in repr(msg)
+
+
 def test_a_secret_proxy_sends_its_secret_and_whom_it_admits():
     made = proxy(type="stcp", secretKey="s3cret", allowUsers=["bob", "*"])
     assert made.request() == NewProxy(

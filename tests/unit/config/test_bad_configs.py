@@ -394,7 +394,6 @@ UNSUPPORTED_CLIENT = [
         TCP + "plugin.type = 'socks5'\ntransport.proxyProtocolVersion = 'v2'",
         "proxy a: transport.proxyProtocolVersion",
     ),
-    (TCP + "loadBalancer.group = 'g'", "proxy a: loadBalancer.group"),
     (TCP + "transport.bandwidthLimit = '1MB'", 'proxy a: transport.bandwidthLimit = "1MB"'),
     (VISITOR + "serverName = 's'\nbindPort = 1", 'visitor v: type = "xtcp"'),
     (
@@ -439,7 +438,7 @@ def test_an_unknown_feature_gate_is_refused_at_start_in_frps_words(tmp_path: Pat
 SUPPORTED_CLIENT = [
     "natHoleStunServer = 'x'\nudpPacketSize = 1400\nfeatureGates.VirtualNet = false\n",
     "transport.quic.keepalivePeriod = 5\nauth.oidc.scope = 'x'\nwebServer.user = 'x'\n",
-    TCP + "loadBalancer.groupKey = 'x'\nhealthCheck.intervalSeconds = 5\n"
+    TCP + "loadBalancer = { group = 'g', groupKey = 'x' }\nhealthCheck.intervalSeconds = 5\n"
     "transport.bandwidthLimitMode = 'server'\n",
     HTTP + "locations = ['/a']\nhttpUser = 'u'\nhttpPassword = 'p'\nrouteByHTTPUser = 'u'\n"
     "hostHeaderRewrite = 'h'\nrequestHeaders.set.a = 'b'\nresponseHeaders.set.a = 'b'\n"

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from pyfrp.net.payload import wrap_payload
+from pyfrp.server.proxies.bridged import admit
 from pyfrp.server.proxies.http import vhost_domains
 from pyfrp.wire.cfb import derive_key
 from pyfrp.wire.messages import CloseProxy, StartWorkConn
@@ -144,11 +145,11 @@ async def test_a_user_accepted_while_the_proxy_closes_is_let_go(monkeypatch):
     async with office(monkeypatch) as o:
         peer = await o.login()
         await peer.tcp("ssh", free_port())
-        proxy = o.server._proxies["ssh"]
+        [entrance] = o.server._proxies["ssh"]._entrances
         peer.conn.write(CloseProxy(proxy_name="ssh"))
         await until(lambda: not o.server._proxies, "the proxy to close")
         late = Wire()
-        proxy._accept(late, None)
+        admit(entrance.group, late, None)
         assert late.aborted
 
 
