@@ -174,10 +174,10 @@ def integer(text: str) -> int:
         value = int(text, 0)
     except ValueError:
         reason = f'strconv.ParseInt: parsing "{text[:60]}": invalid syntax'
-        raise argparse.ArgumentTypeError(_invalid(text, reason)) from None
+        raise argparse.ArgumentTypeError(invalid(text, reason)) from None
     if abs(value) >= 2**63:
         reason = f'strconv.ParseInt: parsing "{text[:60]}": value out of range'
-        raise argparse.ArgumentTypeError(_invalid(text, reason))
+        raise argparse.ArgumentTypeError(invalid(text, reason))
     return value
 
 
@@ -193,7 +193,7 @@ def pairs(text: str) -> dict[str, str]:
         key, equals, value = item.partition("=")
         if not equals:
             reason = f"{item[:60]} must be formatted as key=value"
-            raise argparse.ArgumentTypeError(_invalid(text, reason))
+            raise argparse.ArgumentTypeError(invalid(text, reason))
         found[key] = value
     return found
 
@@ -207,7 +207,7 @@ def port_ranges(text: str) -> list[dict[str, int]]:
     try:
         bounds = parse_bounds(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(_invalid(text, str(error))) from None
+        raise argparse.ArgumentTypeError(invalid(text, str(error))) from None
     return [{"single": a} if a == b else {"start": a, "end": b} for a, b in bounds]
 
 
@@ -218,7 +218,7 @@ def boolean(text: str) -> bool:
     if text in _FALSE:
         return False
     reason = f'strconv.ParseBool: parsing "{text[:60]}": invalid syntax'
-    raise argparse.ArgumentTypeError(_invalid(text, reason))
+    raise argparse.ArgumentTypeError(invalid(text, reason))
 
 
 def keys_given(flags: argparse.Namespace, table: Iterable[KeyFlag]) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def _items(text: str) -> list[str]:
     try:
         lines = list(csv.reader([text], strict=True))
     except csv.Error as error:
-        raise argparse.ArgumentTypeError(_invalid(text, f"parse error: {error}")) from None
+        raise argparse.ArgumentTypeError(invalid(text, f"parse error: {error}")) from None
     return lines[0] if lines else []
 
 
@@ -261,8 +261,8 @@ def _dashed(word: str) -> str:
     return name.replace("_", "-") + equals + value
 
 
-def _invalid(text: str, reason: str) -> str:
-    """Keep a place for the flag, which the converter does not know."""
+def invalid(text: str, reason: str) -> str:
+    """Say that a value is wrong, with a place for the flag, which the converter does not know."""
     return f'invalid argument "{text[:60]}" for "{{flag}}" flag: {reason}'
 
 

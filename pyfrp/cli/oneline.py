@@ -18,6 +18,7 @@ from pyfrp.cli.flags import (
     attribute,
     boolean,
     integer,
+    invalid,
     keys_given,
     pairs,
     strings,
@@ -37,8 +38,7 @@ def bandwidth(text: str) -> str:
     try:
         parse_bandwidth(text)
     except ValueError as error:
-        reason = f'invalid argument "{text[:60]}" for "{{flag}}" flag: {error}'
-        raise argparse.ArgumentTypeError(reason) from None
+        raise argparse.ArgumentTypeError(invalid(text, str(error))) from None
     return text
 
 
@@ -206,7 +206,7 @@ class OneLine:
 
         Args:
             flags: What `parser` read.
-            words: Words that were no flags; they do nothing, as in frp, and are warned about.
+            words: Words that were no flags; they do nothing, as in frp, which is warned about.
 
         Raises:
             ConfigError: a value that no file could hold either.
@@ -247,10 +247,12 @@ class OneLine:
             for name in ("--config", "--config-dir")
             if getattr(flags, attribute((name,)))
         ]
-        found += [
-            f'the word "{word[:60]}" has no effect; a switch is turned off by --flag=false'
-            for word in words
-        ]
+        if words:
+            # They are not shown: one may be the second half of a secret that lacks its quotes.
+            found.append(
+                f"{len(words)} of the words on the command line belong to no flag and have no "
+                "effect; a switch is turned off by --flag=false"
+            )
         return found
 
 

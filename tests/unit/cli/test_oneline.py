@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from pyfrp.cli import oneline, server
 from pyfrp.cli.flags import FlagParser, UsageError, pairs, strings
-from pyfrp.config import ClientConfig
+from pyfrp.config import ClientConfig, client_from_dict
 from pyfrp.config.proxies import PROXY_TYPES
+from pyfrp.config.support import unsupported
 from pyfrp.config.visitors import VISITOR_TYPES
 from pyfrp.errors import ConfigError
 from tests.support.official import require_official
@@ -174,11 +175,12 @@ def test_a_value_may_look_like_a_flag() -> None:
 # --- what does nothing ------------------------------------------------------------------------
 
 
-def test_words_that_are_no_flags_do_nothing_and_are_named() -> None:
-    cfg = made("tcp", "-n", "a", "-t", "", "--tls_enable", "false", "visitor")
+def test_words_that_are_no_flags_do_nothing_and_are_not_shown() -> None:
+    cfg = made("tcp", "-n", "a", "-t", "not", "quoted", "--tls_enable", "false")
     assert cfg.transport.tls.enable
-    assert any('the word "false" has no effect' in warning for warning in cfg.warnings)
-    assert any('the word "visitor" has no effect' in warning for warning in cfg.warnings)
+    (warning,) = [text for text in cfg.warnings if "belong to no flag" in text]
+    assert warning.startswith("2 of the words")
+    assert "quoted" not in warning
 
 
 def test_files_are_not_read_and_that_is_said() -> None:
@@ -232,6 +234,21 @@ def test_faults_are_told_bare_as_frp_does(argv: list[str], words: str) -> None:
     assert text.removeprefix("localPort: localPort: ").startswith(words)
     assert "proxies[0]" not in text
     assert "proxy a" not in text
+
+
+@pytest.mark.parametrize("line", LINES, ids=" ".join)
+def test_what_a_release_has_not_is_refused_as_in_a_file(line: tuple[str, ...]) -> None:
+    def refusals(cfg: ClientConfig) -> list[str]:
+        return [str(problem) for problem in unsupported(cfg)]
+
+    table: dict[str, Any] = {"type": line[0], "name": "a"}
+    if line[-1] == "visitor":
+        file = {"visitors": [table | {"serverName": "p", "bindPort": 1}]}
+    else:
+        domains = {"customDomains": ["d"]} if "-d" in NEEDED[line[0]] else {}
+        mux = {"multiplexer": "httpconnect"} if line[0] == "tcpmux" else {}
+        file = {"proxies": [table | domains | mux]}
+    assert refusals(made(*line, *NEEDED[line[-1]])) == refusals(client_from_dict(file))
 
 
 def invalid(value: str, flag: str, reason: str) -> str:
