@@ -20,7 +20,7 @@ STALE := stale
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format coverage bench fuzz test-llm clean distclean stale
+.PHONY: help demo test lint format coverage bench fuzz test-llm test-real clean distclean stale
 
 help:
 	@echo "make demo      start a sample LLM API, a server and a client, and stream through them"
@@ -31,6 +31,7 @@ help:
 	@echo "make bench     measure against the official frp and nginx, print a table"
 	@echo "make fuzz      every decoder against generated input, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make test-llm  a real model behind the tunnel (about 10 minutes of set-up, once)"
+	@echo "make test-real ssh, rsync, curl, nginx, iperf3, PostgreSQL, dig through the tunnel (Debian, root)"
 	@echo "make clean     remove the environment and caches (distclean: the model's too)"
 
 $(RUN): pyproject.toml scripts/make-venv.sh $(STALE)
@@ -81,6 +82,10 @@ fuzz: $(DEV)
 
 test-llm: $(RUN)
 	@$(PY) scripts/test_llm.py $(ARGS)
+
+test-real: $(DEV)
+	@scripts/install-real.sh
+	$(PY) -m pytest --real tests/real $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* \

@@ -33,10 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             help=f"which {role} the end-to-end tests drive (default: ours)",
         )
     group.addoption("--slow", action="store_true", help="run the long versions as well")
+    group.addoption("--real", action="store_true", help="run what `make test-real` installs for")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "leaky_ok: leaves something behind on purpose")
+    config.addinivalue_line("markers", "real: drives programs that `make test-real` installs")
     _raise_descriptor_limit()
 
 
@@ -53,10 +55,10 @@ def _raise_descriptor_limit() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    slow = config.getoption("--slow")
+    unwanted = [name for name in ("slow", "real") if not config.getoption(f"--{name}")]
     dropped = []
     for item in items:
-        if item.get_closest_marker("slow") and not slow:
+        if any(item.get_closest_marker(name) for name in unwanted):
             dropped.append(item)
         elif isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             marker = item.get_closest_marker("asyncio")

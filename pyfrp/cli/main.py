@@ -20,6 +20,7 @@ from pyfrp.version import __version__
 if TYPE_CHECKING:
     import argparse
 
+    from pyfrp.cli.oneline import OneLine
     from pyfrp.config import ClientConfig, ServerConfig
     from pyfrp.config.base import Model
 
@@ -37,6 +38,7 @@ Wire compatible with frp: either side may be frp's own program.
 Usage:
   pyfrp server -c frps.toml          run the server (frps)
   pyfrp client -c frpc.toml          run the client (frpc)
+  pyfrp client TYPE [flags]          offer one service without a file, e.g. TYPE = tcp
   pyfrp verify -c FILE               check a file of either, run nothing
   pyfrp demo                         see it work on this machine, no network needed
   pyfrp schema server|client         print the JSON Schema of a file, for editors
@@ -50,6 +52,10 @@ Flags:
 _CLIENT_EXAMPLES = """\
   pyfrp client -c frpc.toml                        run with a file
   pyfrp client verify -c frpc.toml                 check the file, run nothing
+
+Without a file, for one proxy or one visitor (each with --help):
+  pyfrp client tcp|udp|http|https|tcpmux|stcp|sudp|xtcp [flags]
+  pyfrp client stcp|sudp|xtcp visitor [flags]
 """
 
 _VERIFY_EXAMPLES = """\
@@ -58,11 +64,7 @@ _VERIFY_EXAMPLES = """\
 """
 
 # What frp has and this release has not, and what to do instead.
-_WRITE_A_FILE = "write the proxy into a file and use `pyfrp client -c FILE`"
 _LATER = {
-    **dict.fromkeys(
-        ("tcp", "udp", "http", "https", "tcpmux", "stcp", "sudp", "xtcp"), _WRITE_A_FILE
-    ),
     "completion": "see --help for the flags",
     "nathole": "there are no peer-to-peer proxies in it",
     "reload": "restart the client",
@@ -133,7 +135,9 @@ def _print_bug(error: Exception) -> None:
 def _dispatch(argv: list[str]) -> int:
     command, rest = (argv[0], argv[1:]) if argv else ("", [])
     if command == "help":
-        command, rest = (rest[0], ["--help"]) if rest else ("--help", [])
+        command, rest = (rest[0], [*rest[1:], "--help"]) if rest else ("--help", [])
+    elif rest[:1] == ["help"]:
+        rest = [*rest[1:], "--help"]
     match command:
         case "server" | "frps":
             return _server(rest)
@@ -213,7 +217,6 @@ def _server(argv: list[str]) -> int:
 def _client(argv: list[str]) -> int:
     from pyfrp.cli.server import add_common
 
-    _refuse_later("client", argv)
     parser = FlagParser(
         "pyfrp client [verify]",
         "Run the client, which offers local services through the server (frpc).\n"
@@ -221,6 +224,14 @@ def _client(argv: list[str]) -> int:
         _CLIENT_EXAMPLES,
     )
     add_common(parser)
+    place = parser.first_word(argv)
+    if place is not None and argv[place] != "verify":
+        from pyfrp.cli import oneline
+
+        line = oneline.find(argv, place)
+        if line is not None:
+            return _one_line(line)
+    _refuse_later("client", argv)
     flags, words = parser.read(argv)
     done = _common(parser, flags)
     if done is not None:
@@ -236,6 +247,20 @@ def _client(argv: list[str]) -> int:
     from pyfrp.cli.run import run_client
 
     return run_client(cfg, config_path=path)
+
+
+def _one_line(line: OneLine) -> int:
+    flags, words = line.parser.read(line.argv)
+    done = _common(line.parser, flags)
+    if done is not None:
+        return done
+    from pyfrp.config import check_supported
+
+    cfg = line.config_of(flags, words)
+    check_supported(cfg)
+    from pyfrp.cli.run import run_client
+
+    return run_client(cfg, config_path=None)
 
 
 def _verify(argv: list[str]) -> int:

@@ -85,7 +85,8 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
     from pyfrp.client.service import Client, LoginFailed
 
     log = logging.get_logger()
-    log.info(f"start frpc service for config file [{config_path or ''}]")
+    if config_path:
+        log.info(f"start frpc service for config file [{config_path}]")
     for warning in cfg.warnings:
         log.warning(warning)
     notifier = Notifier()
@@ -111,7 +112,8 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
         )
         return FAILED
     finally:
-        log.info(f"frpc service for config file [{config_path or ''}] stopped")
+        if config_path:
+            log.info(f"frpc service for config file [{config_path}] stopped")
         await scope.close()
         notifier.close()
     return STOPPED

@@ -5,10 +5,17 @@ Source: frp `cmd/frps/root.go`, `pkg/config/flags.go`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pyfrp.cli.flags import FlagParser, integer, port_ranges
+from pyfrp.cli.flags import (
+    FlagParser,
+    KeyFlag,
+    attribute,
+    boolean,
+    integer,
+    keys_given,
+    port_ranges,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -21,9 +28,7 @@ _EXAMPLES = """\
   pyfrp server -p 7000 --vhost-http-port 8081      run with flags alone
 """
 
-# Each flag: its names, the key that it sets, how its value is read, and its help.
-_Flag = tuple[tuple[str, ...], str, Callable[[str], Any], str]
-_FLAGS: tuple[_Flag, ...] = (
+_FLAGS: tuple[KeyFlag, ...] = (
     (("--bind-addr",), "bindAddr", str, "address for clients (default 0.0.0.0)"),
     (("-p", "--bind-port"), "bindPort", integer, "port for clients (default 7000)"),
     (("--kcp-bind-port",), "kcpBindPort", integer, "UDP port for KCP"),
@@ -53,11 +58,9 @@ _FLAGS: tuple[_Flag, ...] = (
     (("--subdomain-host",), "subDomainHost", str, "domain for the subdomains of proxies"),
     (("--allow-ports",), "allowPorts", port_ranges, "ports for proxies, e.g. 1000-2000,3000"),
     (("--max-ports-per-client",), "maxPortsPerClient", integer, "ports per client (default any)"),
-)
-_SWITCHES = (
-    ("--enable-prometheus", "enablePrometheus", "serve metrics on the dashboard"),
-    ("--disable-log-color", "log.disablePrintColor", "no colours on the console"),
-    ("--tls-only", "transport.tls.force", "take only clients with TLS"),
+    (("--enable-prometheus",), "enablePrometheus", boolean, "serve metrics on the dashboard"),
+    (("--disable-log-color",), "log.disablePrintColor", boolean, "no colours on the console"),
+    (("--tls-only",), "transport.tls.force", boolean, "take only clients with TLS"),
 )
 # frp has these flags, but they have no effect there either.
 _INERT = ("--dashboard-tls-mode", "--dashboard-tls-cert-file", "--dashboard-tls-key-file")
@@ -72,10 +75,7 @@ def parser() -> FlagParser:
         _EXAMPLES,
     )
     add_common(made)
-    for names, _, kind, text in _FLAGS:
-        made.value(*names, kind=kind, text=text, metavar=_metavar(kind))
-    for name, _, text in _SWITCHES:
-        made.switch(name, text=text)
+    made.keys("Flags in place of a file", _FLAGS)
     for name in _INERT:
         made.value(name, text="no effect, as in frp", metavar="TEXT")
     return made
@@ -102,14 +102,12 @@ def config_of(flags: argparse.Namespace) -> ServerConfig:
     """
     from pyfrp.config import server_from_dict
 
+    data = keys_given(flags, _FLAGS)
     # frp's flags have their own defaults: proxies do not follow --bind_addr as they do in a file.
-    data: dict[str, Any] = {"proxyBindAddr": "0.0.0.0"}
+    data.setdefault("proxyBindAddr", "0.0.0.0")
     if flags.dashboard_port:
-        data["webServer"] = {"addr": "0.0.0.0", "user": "admin", "password": "admin"}
-    for names, key, _, _ in _FLAGS:
-        _put(data, key, getattr(flags, _attribute(names)))
-    for name, key, _ in _SWITCHES:
-        _put(data, key, getattr(flags, _attribute((name,))))
+        dashboard = {"addr": "0.0.0.0", "user": "admin", "password": "admin"}
+        data["webServer"] = dashboard | data["webServer"]
     cfg = server_from_dict(data)
     if flags.token:
         cfg.warnings.append(
@@ -121,25 +119,4 @@ def config_of(flags: argparse.Namespace) -> ServerConfig:
 
 def ignored(flags: argparse.Namespace) -> list[str]:
     """List the flags that were given and have no effect beside a file."""
-    names = [names for names, _, _, _ in _FLAGS if getattr(flags, _attribute(names)) is not None]
-    names += [(name,) for name, _, _ in _SWITCHES if getattr(flags, _attribute((name,)))]
-    return [name[-1] for name in names]
-
-
-def _put(data: dict[str, Any], key: str, value: Any) -> None:
-    if value is None:
-        return
-    *tables, name = key.split(".")
-    for table in tables:
-        data = data.setdefault(table, {})
-    data[name] = value
-
-
-def _attribute(names: Sequence[str]) -> str:
-    return names[-1].removeprefix("--").replace("-", "_")
-
-
-def _metavar(kind: Callable[[str], Any]) -> str:
-    if kind is integer:
-        return "N"
-    return "RANGES" if kind is port_ranges else "TEXT"
+    return [names[-1] for names, _, _, _ in _FLAGS if getattr(flags, attribute(names)) is not None]

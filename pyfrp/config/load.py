@@ -76,14 +76,25 @@ def server_from_dict(
 
 
 def client_from_dict(
-    data: Mapping[str, Any], *, strict: bool = True, allow_unsafe: Collection[str] = ()
+    data: Mapping[str, Any],
+    *,
+    strict: bool = True,
+    allow_unsafe: Collection[str] = (),
+    bare: bool = False,
 ) -> ClientConfig:
     """Make a client configuration of what a file would hold, keys spelled as there.
+
+    Args:
+        data: The keys.
+        strict: As for `load_server`.
+        allow_unsafe: As for `load_server`.
+        bare: Tell faults without the proxy's name and the key: there is one proxy at most, and
+            who described it by flags has seen no keys. frp does so too.
 
     Raises:
         ConfigError: as `load_client`, without file and lines.
     """
-    return _client(Document(dict(data)), strict=strict, allow_unsafe=allow_unsafe)
+    return _client(Document(dict(data)), strict=strict, allow_unsafe=allow_unsafe, bare=bare)
 
 
 def detect_role(path: FilePath) -> str:
@@ -148,7 +159,9 @@ def _server(document: Document, *, strict: bool, allow_unsafe: Collection[str]) 
     return cfg
 
 
-def _client(document: Document, *, strict: bool, allow_unsafe: Collection[str]) -> ClientConfig:
+def _client(
+    document: Document, *, strict: bool, allow_unsafe: Collection[str], bare: bool = False
+) -> ClientConfig:
     from pyfrp.config.client import ClientConfig
 
     cfg = _decode(ClientConfig, "client", document, strict=strict)
@@ -171,23 +184,25 @@ def _client(document: Document, *, strict: bool, allow_unsafe: Collection[str]) 
     problems = [problem.within(document) for problem in client_problems(cfg, allow_unsafe)]
     if not problems:
         problems = [p.within(document) for p in (resolve_token(cfg.auth),) if p is not None]
-    problems += _entry_problems(cfg, origin)
+    problems += _entry_problems(cfg, origin, bare=bare)
     if problems:
-        raise config_error(problems)
+        raise config_error(problem.bare() if bare else problem for problem in problems)
     cfg.warnings.extend(client_warnings(cfg))
     return cfg
 
 
-def _entry_problems(cfg: ClientConfig, origin: Origin) -> list[Problem]:
+def _entry_problems(cfg: ClientConfig, origin: Origin, *, bare: bool) -> list[Problem]:
     problems = []
     for proxy, (source, place) in zip(cfg.proxies, origin.proxies, strict=True):
         problem = proxy_problem(proxy)
         if problem is not None:
-            problems.append(problem.within(source, place, f"proxy {proxy.name}: "))
+            prefix = "" if bare else f"proxy {proxy.name}: "
+            problems.append(problem.within(source, place, prefix))
     for visitor, (source, place) in zip(cfg.visitors, origin.visitors, strict=True):
         problem = visitor_problem(visitor)
         if problem is not None:
-            problems.append(problem.within(source, place, f"visitor {visitor.name}: "))
+            prefix = "" if bare else f"visitor {visitor.name}: "
+            problems.append(problem.within(source, place, prefix))
     return problems
 
 

@@ -89,6 +89,10 @@ class Problem:
         """Say in which file, and inside which table of it, the fault is."""
         return replace(self, text=prefix + self.text, place=(*place, *self.place), source=source)
 
+    def bare(self) -> Problem:
+        """Leave out where the fault is."""
+        return replace(self, place=(), source=None)
+
     def __str__(self) -> str:
         path = None if self.source is None else self.source.path
         where = ":".join(str(part) for part in (path, self.line) if part is not None)

@@ -252,7 +252,6 @@ def test_usage_errors_go_to_standard_error_with_the_usage(
 @pytest.mark.parametrize(
     "argv",
     [
-        *(["client", tag, "-n", "x"] for tag in ("tcp", "udp", "http", "stcp", "xtcp", "tcpmux")),
         *(["client", word] for word in ("reload", "status", "stop", "nathole", "completion")),
         ["client", "--config_dir", "x"],
         ["client", "-c", "x", "--config-dir=x"],
@@ -293,6 +292,62 @@ def test_the_client_runs_with_its_file_or_the_usual_one(run: Run, started: Start
     assert run("client")[0] == 7
     assert [path for _, path in started] == ["frpc.toml", "./frpc.toml"]
     assert all(cfg.proxies[0].local_ip == "127.0.0.1" for cfg, _ in started)
+
+
+def test_the_client_runs_with_one_line_and_no_file(run: Run, here: Path, started: Started) -> None:
+    (here / "frpc.toml").unlink()
+    assert run("client", "tcp", "-n", "a", "-l", "22", "-t", "x")[0] == 7
+    assert run("frpc", "-s", "h", "stcp", "-u", "u", "visitor", *VISIT)[0] == 7
+    (offered, no_path), (visiting, _) = started
+    assert no_path is None
+    assert [(proxy.type, proxy.name) for proxy in offered.proxies] == [("tcp", "a")]
+    assert (visiting.server_addr, visiting.user, visiting.proxies) == ("h", "u", [])
+    assert [visitor.server_name for visitor in visiting.visitors] == ["p"]
+
+
+VISIT = ["-n", "v", "--server_name", "p", "--bind_port", "1"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words", "usage"),
+    [
+        (["tcp", "-n", "a", "--foo"], "unknown flag: --foo", True),
+        (["tcp", "-n", "a", "--sk", "b"], "unknown flag: --sk", True),
+        (["http", "-n", "a", "-r", "1"], "unknown shorthand flag: 'r' in -r", True),
+        (["tcp", "-n"], "flag needs an argument: -n, --proxy-name", True),
+        (["stcp", "visitor", "-l", "1"], "unknown shorthand flag: 'l' in -l", True),
+        (["tcp"], "name should not be empty\n", False),
+        (["tcp", "-n", "a", "-p", "x"], "invalid transport.protocol, optional values are", False),
+        (["stcp", "visitor", "-n", "v"], "server name is required\n", False),
+        (["udp", "-n", "a", "--client-id", "x"], "clientID is not available in this", False),
+    ],
+)
+def test_a_wrong_line_starts_nothing(
+    run: Run, started: Started, argv: list[str], words: str, usage: bool
+) -> None:
+    code, out, err = run("client", *argv)
+    assert code == 1
+    assert (out if usage else err) == ""
+    assert (err if usage else out).startswith(f"Error: {words}" if usage else words)
+    assert ("sage: pyfrp client" in err) is usage
+    assert started == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "prog"),
+    [
+        (["client", "tcp", "--help"], "pyfrp client tcp"),
+        (["client", "help", "tcp"], "pyfrp client tcp"),
+        (["help", "client", "xtcp", "visitor"], "pyfrp client xtcp visitor"),
+        (["client", "xtcp", "visitor", "-h"], "pyfrp client xtcp visitor"),
+        (["client", "help"], "pyfrp client [verify]"),
+        (["server", "help"], "pyfrp server [verify]"),
+    ],
+)
+def test_help_may_stand_before_or_behind_a_command(run: Run, argv: list[str], prog: str) -> None:
+    code, out, err = run(*argv)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: {prog} [flags]\n")
 
 
 def test_the_demonstration_gets_its_own_arguments(
@@ -393,3 +448,20 @@ def test_a_version_costs_no_heavy_import() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.splitlines() == [__version__, "[]"]
+
+
+def test_a_file_costs_no_import_of_what_only_one_liners_need(here: Path) -> None:
+    code = (
+        "import sys\nfrom pyfrp.cli.main import main\nmain(['client', 'verify'])\n"
+        "print(sorted({'pyfrp.cli.oneline', 'csv', 'difflib'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(Path(command.__file__).resolve().parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines()[1:] == ["[]"]
