@@ -78,7 +78,7 @@ async def _echoed(port: int, opening: bytes = b"", answer: bytes = b"") -> None:
 async def test_each_line_carries_bytes(kinds: tuple[Kind, Kind], tmp_path: Path) -> None:
     require_official()
     http, echo = HttpBackend(), EchoBackend()
-    tcp, udp, https, mux, visit = (free_port() for _ in range(5))
+    tcp, udp, https, mux, visit, visit_udp = (free_port() for _ in range(6))
     more = {"vhostHTTPSPort": https, "tcpmuxHTTPConnectPort": mux, "subDomainHost": "sub.test"}
     server = Program(kinds[0], "server", server_config(more), tmp_path, name="server")
     async with running(http, echo), await EchoUdp().start() as udp_echo:
@@ -92,17 +92,20 @@ async def test_each_line_carries_bytes(kinds: tuple[Kind, Kind], tmp_path: Path)
             f"stcp -n p -l {echo.port} --sk key --allow_users friend,me --uc",
             f"stcp visitor -n v --server_name p --sk key --bind_addr {HOST} --bind_port {visit} "
             "--ue",
+            f"sudp -n q -l {udp_echo.port} --sk key",
+            f"sudp visitor -n w --server_name q --sk key --bind_port {visit_udp}",
         ]
         try:
             server.start()
             await server.logged(SERVER_READY)
             with clients(kinds[1], tmp_path, server, lines) as started:
-                for name in started.keys() - {"v"}:
+                for name in started.keys() - {"v", "w"}:
                     await started[name].logged(rf"\[me\.{name}\] start proxy success")
-                await started["v"].logged("start visitor success")
+                for name in ("v", "w"):
+                    await started[name].logged("start visitor success")
                 http_port = int(server.config["vhostHTTPPort"])
                 greeting = hello("tls.sub.test")
-                with UdpUser(udp) as user:
+                with UdpUser(udp) as user, UdpUser(visit_udp) as guest:
                     await all_of(
                         [
                             _echoed(tcp),
@@ -110,6 +113,7 @@ async def test_each_line_carries_bytes(kinds: tuple[Kind, Kind], tmp_path: Path)
                             _echoed(https, greeting, greeting),
                             _echoed(mux, CONNECT, CONNECTED),
                             user.echoed(b"datagram"),
+                            guest.echoed(b"secret datagram"),
                         ],
                         limit_s=30,
                     )
