@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 
 # Arguments that are passed on, e.g.  make demo ARGS="--tokens 200"  or  make test ARGS="-k vhost".
 ARGS ?=
-# How many processes share the unit tests.
+# How many processes share the tests that do not look at the clock.
 WORKERS ?= 2
 # Seconds that each fuzz target may take in `make fuzz`.
 FUZZ_SECONDS ?= 120
@@ -60,9 +60,10 @@ format: $(DEV)
 test: lint
 	$(PY) scripts/fetch_official.py
 ifeq ($(strip $(ARGS)),)
-	@# Units fill all cores; what starts processes and looks at the clock has the machine for itself.
+	@# All cores are filled, but what looks at the clock has the machine for itself.
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal tests/unit
-	$(PY) -m pytest tests --ignore=tests/unit
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not clock" tests --ignore=tests/unit
+	$(PY) -m pytest -m clock tests --ignore=tests/unit
 else
 	$(PY) -m pytest $(ARGS)
 endif

@@ -17,7 +17,7 @@ from tests.support.office import Office, office
 from tests.support.processes import Config, Kind, Program
 from tests.support.waiting import all_of, until_async, within
 
-pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="function")]
+pytestmark = [pytest.mark.clock, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="function")]
 
 BEATS: Config = {"transport": {"heartbeatInterval": 1, "heartbeatTimeout": 3}}
 BEATS_SERVER: Config = {"transport": {"heartbeatTimeout": 3}}

@@ -12,7 +12,7 @@ from tests.support.processes import TOKEN
 from tests.support.services import pattern, pattern_hash, peer_left
 from tests.support.waiting import all_of, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.clock, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
 SCENE = {"env": {"PYFRP_LOOP": "asyncio"}}
 MIB = 1024 * 1024

@@ -12,7 +12,7 @@ from tests.support.processes import Kind, http_proxy, require_official, tunnel
 from tests.support.services import running
 from tests.support.waiting import until_async
 
-pytestmark = [pytest.mark.interop, pytest.mark.e2e]
+pytestmark = [pytest.mark.clock, pytest.mark.interop, pytest.mark.e2e]
 
 KINDS: list[Kind] = ["ours", "official"]
 

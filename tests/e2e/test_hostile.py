@@ -25,6 +25,7 @@ from tests.support.processes import TOKEN
 from tests.support.waiting import all_of, until
 
 pytestmark = [
+    pytest.mark.clock,
     pytest.mark.e2e,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.usefixtures("recording", "_under_watch"),

@@ -31,6 +31,7 @@ from tests.support.processes import TOKEN
 from tests.support.waiting import all_of
 
 pytestmark = [
+    pytest.mark.clock,
     pytest.mark.e2e,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.usefixtures("_under_watch"),

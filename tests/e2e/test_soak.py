@@ -16,7 +16,7 @@ from tests.support.processes import LOGIN_DONE, Kind
 from tests.support.services import BLOCK
 from tests.support.waiting import all_of, until, until_async
 
-pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="function")]
+pytestmark = [pytest.mark.clock, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="function")]
 
 CALLERS = 50
 # What may be more at the end than at the start, per process. Memory also holds what allocators

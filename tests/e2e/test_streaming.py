@@ -19,7 +19,7 @@ from tests.support.office import DOMAIN, Office
 from tests.support.services import peer_left
 from tests.support.waiting import all_of, until, within
 
-pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.clock, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
 MIB = 1024 * 1024
 EVENT_GAP_S = 0.02
