@@ -69,7 +69,17 @@ _CLIENT = (
 )
 
 # The plugins that there are: the registered ones of `pyfrp.plugins`, which is above this layer.
-PLUGINS = ("http_proxy", "socks5", "static_file", "unix_domain_socket")
+PLUGINS = (
+    "http2http",
+    "http2https",
+    "http_proxy",
+    "https2http",
+    "https2https",
+    "socks5",
+    "static_file",
+    "tls2raw",
+    "unix_domain_socket",
+)
 
 _PROXY = (
     _Missing(

@@ -26,15 +26,23 @@ class Visit:
         bridge_type: What to join it with another endpoint by.
         keeper: Owner of what becomes of it.
         log: Bound to the proxy.
+        source: The user's address as the server told it; ("", 0) if it did not.
     """
 
     def __init__(
-        self, work: Endpoint, early: bytes, bridge_type: type[Bridge], keeper: Keeper, log: Any
+        self,
+        work: Endpoint,
+        early: bytes,
+        bridge_type: type[Bridge],
+        keeper: Keeper,
+        log: Any,
+        source: tuple[str, int] = ("", 0),
     ) -> None:
         self.work = work
         self.early = early
         self.keeper = keeper
         self.log = log
+        self.source = source
         self._bridge_type = bridge_type
 
     def join(
@@ -80,6 +88,9 @@ class Plugin:
     def warnings(self) -> list[str]:
         """What an operator should know when the proxy starts, and what does not keep it from it."""
         return []
+
+    def rest(self) -> None:
+        """The session has ended: let go of whatever is kept for the next user."""
 
     async def serve(self, visit: Visit) -> None:
         """Serve one user; whoever waits for this closes the connection if it fails.

@@ -20,7 +20,8 @@ from pyfrp.wire import http1
 from pyfrp.wire.http1 import CHUNKED, UNTIL_CLOSE, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
-    from pyfrp.vhost.frontend import HttpFrontend, HttpRoute
+    from pyfrp.vhost.frontend import HttpRoute
+    from pyfrp.vhost.serving import Serving
 
 HEAD_S = 60.0  # To finish a head, and idle between requests; as frp's ReadHeaderTimeout.
 LINGER_S = 5.0  # A caller that is refused mid-upload may still send this long, unread.
@@ -80,7 +81,7 @@ class HttpExchange(CallerSide):
         "deadline",
     )
 
-    def __init__(self, frontend: HttpFrontend) -> None:
+    def __init__(self, frontend: Serving) -> None:
         super().__init__()
         self._frontend = frontend
         self._requests = 0
@@ -177,7 +178,7 @@ class HttpExchange(CallerSide):
                 self._skipped = True  # One empty line before a request is ignored (RFC 9112, 2.2).
                 data = data[http1.skip_empty_line(data) :]
                 seen = 0
-            if not self._requests and data.startswith(PREFACE):
+            if not self._requests and self._frontend.prior_knowledge and data.startswith(PREFACE):
                 self._frontend.serve_http2(self._hand_over(), data)
                 return
             head = http1.next_request_head(data, self._last, seen)

@@ -90,6 +90,11 @@ class ClientProxy:
             for warning in self._plugin.warnings():
                 self.log.warning(warning)
 
+    def rest(self) -> None:
+        """The session has ended."""
+        if self._plugin is not None:
+            self._plugin.rest()
+
     def due(self, now: float) -> float:
         """When something is to be sent (again), a request or a withdrawal; infinity for never."""
         if self._is_sick:
@@ -140,7 +145,7 @@ class ClientProxy:
         """Join a started work connection, paused, with the local service."""
         cfg = self.cfg
         if self._plugin is not None:
-            await self._serve_plugin(self._plugin, work, early, control)
+            await self._serve_plugin(self._plugin, work, early, start, control)
             return
         try:
             local, held = await dial_tcp(cfg.local_ip, cfg.local_port, timeout_s=LOCAL_DIAL_S)
@@ -191,7 +196,7 @@ class ClientProxy:
         return proxyproto.encode(version, (start.src_addr, start.src_port), to)
 
     async def _serve_plugin(
-        self, plugin: Plugin, work: Endpoint, early: bytes, control: Control
+        self, plugin: Plugin, work: Endpoint, early: bytes, start: StartWorkConn, control: Control
     ) -> None:
         from pyfrp.plugins.base import Visit  # Loaded with the plugin.
 
@@ -199,7 +204,8 @@ class ClientProxy:
             plain, ahead = wrap_payload(
                 work, early, key=self._key, compress=self.cfg.transport.use_compression
             )
-            await plugin.serve(Visit(plain, ahead, self.bridge_type, control, self.log))
+            source = start.src_addr, start.src_port
+            await plugin.serve(Visit(plain, ahead, self.bridge_type, control, self.log, source))
         except BaseException:
             work.abort()
             raise
