@@ -48,7 +48,13 @@ class LocalService:
         if tls:
             # An address is not named in a hello (RFC 6066, 3).
             self._name = None if is_numeric(self._host) else self._host
-            self._tls = client_context("", "", "", self._name or "")
+            try:
+                self._tls = client_context("", "", "", self._name or "")
+            except ConfigError as exc:  # Of a name that TLS cannot carry.
+                raise ConfigError(
+                    f"plugin.localAddr cannot be used: {exc.reason.partition(';')[0]}",
+                    key="plugin.localAddr",
+                ) from exc
 
     async def dial(self) -> tuple[Endpoint, Held]:
         """A fresh connection, paused, and what came on it meanwhile.

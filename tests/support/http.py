@@ -108,7 +108,7 @@ class Caller:
         tls: ssl.SSLContext | None = None,
         name: str | None = None,
     ) -> Caller:
-        """Connect to loopback `port`, over TLS if there is a context; `name` is the one asked for."""
+        """Connect to loopback `port`, over TLS if there is a context, asking for `name`."""
         raw = socket.socket()
         raw.setblocking(False)
         try:

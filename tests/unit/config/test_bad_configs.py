@@ -388,13 +388,6 @@ UNSUPPORTED_CLIENT = [
             ("xtcp", ""),
         )
     ),
-    *(
-        (
-            TCP + f"plugin = {{ type = '{tag}', localAddr = 'x:1' }}",
-            f'proxy a: plugin.type = "{tag}"',
-        )
-        for tag in ("http2http", "http2https", "https2http", "https2https", "tls2raw")
-    ),
     (TCP + "plugin.type = 'virtual_net'", 'proxy a: plugin.type = "virtual_net"'),
     *(
         (text + "transport.proxyProtocolVersion = 'v2'", "proxy a: transport.proxyProtocolVersion")

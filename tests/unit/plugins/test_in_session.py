@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
 from pyfrp.wire.messages import CloseProxy, StartWorkConn
+from tests.support.backends import HttpBackend
+from tests.support.services import running
 from tests.support.waiting import until, within
 from tests.unit.client.scene import TOKEN, Session, session, tcp
 from tests.unit.net.ends import Reader
@@ -55,6 +57,22 @@ async def test_a_drain_closes_a_conversation_at_rest(tmp_path: Path, monkeypatch
         await within(s.control.drain(), 5, "the drain")
         assert isinstance(await s.read(), CloseProxy)
         await until(lambda: reader.ends or reader.lost, "the end of the connection")
+
+
+async def test_what_a_plugin_keeps_for_the_next_user_ends_with_the_session(loop_kind):
+    backend = HttpBackend()
+    plugin = {"type": "http2http", "localAddr": f"127.0.0.1:{backend.port}"}
+    async with running(backend), session(tcp("p", 0, plugin=plugin)) as s:
+        await s.accept("p")
+        reader, end = await start(s)
+        end.write(REQUEST)
+        await until(lambda: b"no handler" in reader.data, "the answer")
+        end.abort()
+        await until(lambda: not s.control.bridges, "the conversation to end")
+        assert backend.live
+        s.server.abort()
+        await s.over()
+        await until(lambda: not backend.live, "the kept connection to close")
 
 
 async def test_a_missing_directory_is_warned_about_at_the_start(tmp_path: Path):

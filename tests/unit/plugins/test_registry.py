@@ -15,7 +15,8 @@ def test_the_configuration_knows_what_is_registered():
 
 
 @pytest.mark.parametrize("tag", CLIENT_PLUGINS)
-def test_a_plugin_is_made_or_refused_by_its_type(tag):
+def test_a_plugin_is_made_or_refused_by_its_type(tag, tmp_path, monkeypatch):
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     needed = {"localPath": "/x", "unixPath": "/x", "localAddr": "127.0.0.1:1"}
     keys = {"static_file": ["localPath"], "unix_domain_socket": ["unixPath"]}.get(tag, [])
     if "http2" in tag or "https2" in tag or tag == "tls2raw":
