@@ -5,7 +5,6 @@ Where the client is official it is the reference: what the user and the backend 
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import ssl
 from collections.abc import AsyncIterator
@@ -58,7 +57,13 @@ class Scene:
         found = []
         for number, (name, options) in enumerate(plugins.items()):
             self.ports[name] = free_port()
-            transport = {"useEncryption": number % 2 == 1, "useCompression": number % 3 == 1}
+            # With either of them, the official client's plugins lose their second request: Go's
+            # server interrupts its reads between requests, which the layers below do not survive.
+            layers = self.kinds[1] == "ours"
+            transport = {
+                "useEncryption": layers and number % 2 == 1,
+                "useCompression": layers and number % 3 == 1,
+            }
             found.append(tcp_proxy(name, 0, self.ports[name], plugin=options, transport=transport))
         return found
 
