@@ -98,6 +98,10 @@ _PROXY = (
     _Missing("transport.bandwidthLimit", "remove it", shows=True),
 )
 
+# Of these plugins the local service is told who calls, if it shall be (frp: of the latter since
+# 0.70); the others read or change what follows, or have their own ways.
+TOLD_PLUGINS = ("tls2raw", "unix_domain_socket")
+
 # Where no local service would be told who calls.
 _UNTOLD = (_Missing("transport.proxyProtocolVersion", "remove it", shows=True),)
 
@@ -136,7 +140,8 @@ def unsupported(cfg: ServerConfig | ClientConfig) -> list[Problem]:
     for index, proxy in enumerate(cfg.proxies):
         source, table = origin.spot("proxies", index)
         prefix = f"proxy {proxy.name}: "
-        untold = proxy.type == "udp" or proxy.plugin is not None
+        plugin = proxy.plugin
+        untold = proxy.type == "udp" or (plugin is not None and plugin.type not in TOLD_PLUGINS)
         missing = (*_PROXY, *_UNTOLD) if untold else _PROXY
         problems += [problem.within(source, table, prefix) for problem in _look(proxy, missing)]
     for index, visitor in enumerate(cfg.visitors):

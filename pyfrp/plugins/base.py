@@ -27,6 +27,7 @@ class Visit:
         keeper: Owner of what becomes of it.
         log: Bound to the proxy.
         source: The user's address as the server told it; ("", 0) if it did not.
+        header: What tells a local service who the user is, before any byte of the user's.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Visit:
         keeper: Keeper,
         log: Any,
         source: tuple[str, int] = ("", 0),
+        header: bytes = b"",
     ) -> None:
         self.work = work
         self.early = early
         self.keeper = keeper
         self.log = log
         self.source = source
+        self.header = header
         self._bridge_type = bridge_type
 
     def join(

@@ -154,6 +154,7 @@ class Front:
         self._caller = caller
         self._name = name
         self._requests = 0
+        self._detail = ""
         self._scope = Scope(self._report)
         self._exchanges: dict[HttpExchange, None] = {}
         self._bridges: dict[Bridge, None] = {}
@@ -218,7 +219,9 @@ class Front:
             exchange.abort()
         for bridge in list(self._bridges):
             bridge.abort()
-        self._caller.abort()
+        # One that has ended in order would be reset after all, and lose what was just sent.
+        if not self._caller.is_closing():
+            self._caller.abort()
 
     # -- for the exchanges ---------------------------------------------------------------------
 
@@ -259,7 +262,9 @@ class Front:
         exchange.refuse(421, "TLS was opened for another host than the request names", stage="host")
 
     def refuse_away(self, exchange: HttpExchange, exc: PyfrpError) -> None:
-        exchange.refuse(502, f"the local service cannot be reached: {exc}", stage="connect")
+        self._detail = f": {exc}"  # For the log: addresses in here are not the caller's business.
+        exchange.refuse(502, "the local service cannot be reached", stage="connect")
+        self._detail = ""
 
     def refuse_dead(self, exchange: HttpExchange, why: str, *, stage: str) -> None:
         exchange.refuse(502, why, stage=stage)
@@ -278,7 +283,7 @@ class Front:
             log.debug(f"{kind}: refused a request: {cause}")
         elif self._plugin.may_log():
             log.warning(
-                f"{kind}: {cause}",
+                f"{kind}: {cause}{self._detail}",
                 host=head.host[:200] if head is not None else "",
                 caller=format_address(self._visit.source),
                 status=status or "cut",

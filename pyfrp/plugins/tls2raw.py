@@ -40,4 +40,6 @@ class TLS2RawPlugin(Plugin):
         except BaseException:
             opened.endpoint.abort()
             raise
+        if visit.header:
+            far.write(visit.header)  # As frp does since 0.70.
         visit.join(far, held, work=opened.endpoint)

@@ -130,8 +130,9 @@ class HttpExchange(CallerSide):
         self._half_closed = True
         if self._pipelined:
             return True  # A request is at hand, and `_next` is about to read it.
-        if self._asking != Asking.DONE or self._answering == Answering.OVER:
-            return False  # Nothing that could be answered any more.
+        over = self._asking != Asking.DONE or self._answering == Answering.OVER
+        if over or not cast(Endpoint, self._caller).can_write_eof():
+            return False  # Nothing could be answered any more; and TLS ends as a whole.
         self._watch()
         return True
 
@@ -163,6 +164,9 @@ class HttpExchange(CallerSide):
         self._caller = None
         self._answering = Answering.OVER
         self._frontend.leave(self)
+        self._drop_upstream()
+
+    def _drop_upstream(self) -> None:
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.abort()
@@ -515,9 +519,7 @@ class HttpExchange(CallerSide):
         """
         head = self._head
         self._frontend.log_refusal(self._route, head, self._address, status, stage, reason)
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.abort()
+        self._drop_upstream()
         self._queued = b""
         self._keep_alive = keep_alive and self._keep_alive and self._asking == Asking.DONE
         self._write(
@@ -539,9 +541,7 @@ class HttpExchange(CallerSide):
 
     def _cut(self, exc: Exception | None) -> None:
         """The answer broke off: the caller's connection ends in a way that it can tell."""
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.abort()
+        self._drop_upstream()
         why = str(exc) if exc is not None else "the local service closed the connection"
         self._frontend.log_refusal(
             self._route, self._head, self._address, 0, "response body", f"answer cut: {why}"

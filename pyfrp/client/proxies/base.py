@@ -160,8 +160,7 @@ class ClientProxy:
         try:
             header = self._proxy_header(start)
         except ValueError:
-            # Without the header the service would take the user's first bytes for one.
-            self.log.error(f"no PROXY header for a caller at [{start.src_addr[:60]}]: no address")
+            self._tell_no_header(start)
             local.abort()
             work.close()
             return
@@ -195,6 +194,10 @@ class ClientProxy:
         to = (start.dst_addr or "127.0.0.1", start.dst_port)
         return proxyproto.encode(version, (start.src_addr, start.src_port), to)
 
+    def _tell_no_header(self, start: StartWorkConn) -> None:
+        """Without the header the service would take the user's first bytes for one."""
+        self.log.error(f"no PROXY header for a caller at [{start.src_addr[:60]}]: no address")
+
     async def _serve_plugin(
         self, plugin: Plugin, work: Endpoint, early: bytes, start: StartWorkConn, control: Control
     ) -> None:
@@ -205,7 +208,15 @@ class ClientProxy:
                 work, early, key=self._key, compress=self.cfg.transport.use_compression
             )
             source = start.src_addr, start.src_port
-            await plugin.serve(Visit(plain, ahead, self.bridge_type, control, self.log, source))
+            try:
+                header = self._proxy_header(start)
+            except ValueError:
+                self._tell_no_header(start)
+                work.close()
+                return
+            await plugin.serve(
+                Visit(plain, ahead, self.bridge_type, control, self.log, source, header)
+            )
         except BaseException:
             work.abort()
             raise

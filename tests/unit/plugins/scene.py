@@ -33,14 +33,14 @@ def plugin(**table: Any) -> Plugin:
 class User:
     """The far side of a work connection, and what became of it on this side."""
 
-    def __init__(self, made: Plugin, early: bytes = b"") -> None:
+    def __init__(self, made: Plugin, early: bytes = b"", header: bytes = b"") -> None:
         self.end, self.work = memory_pair()
         self.work.pause_reading()
         self.reader: Reader = self.end.get_protocol()
         self.bridges: dict[Carried, None] = {}
         self.log = Log()
         self.closed = 0
-        visit = Visit(self.work, early, Bridge, self, self.log, SOURCE)
+        visit = Visit(self.work, early, Bridge, self, self.log, SOURCE, header)
         self.task = asyncio.get_running_loop().create_task(made.serve(visit))
 
     def bridge_closed(self, bridge: Carried) -> None:
@@ -102,9 +102,9 @@ class TlsUser:
 
 
 @asynccontextmanager
-async def user(made: Plugin, early: bytes = b"") -> AsyncIterator[User]:
+async def user(made: Plugin, early: bytes = b"", header: bytes = b"") -> AsyncIterator[User]:
     """One user; at the end nothing is left of the connection."""
-    made_user = User(made, early)
+    made_user = User(made, early, header)
     try:
         yield made_user
     finally:

@@ -125,6 +125,18 @@ async def test_connections_are_kept_on_both_sides_until_the_session_ends():
         await until(lambda: not backend.live, "the kept connection to close")
 
 
+async def test_an_answer_that_ends_the_connection_arrives_whole(loop_kind):
+    backend = HttpBackend()
+    p = made(backend.port)
+    async with running(backend):
+        async with user(p) as u:
+            await u.says(get("/hello", b"Connection: close\r\n"))
+            assert (await u.hears_end()).endswith(b"hello")
+            await u.done()
+            assert not u.work.aborted
+        p.rest()
+
+
 async def test_a_kept_connection_ends_after_a_while(monkeypatch):
     monkeypatch.setattr(reverse, "SWEEP_S", 0.01)
     monkeypatch.setattr("pyfrp.vhost.upstream.IDLE_S", 0.03)
@@ -180,7 +192,9 @@ async def test_a_dead_backend_is_a_502_and_the_next_request_may_do_better(kind, 
     async with user(made(dead, kind)) as u:
         for _ in range(2):
             await u.says(get())
-            assert (await heard(u, b"</html>\n")).startswith(b"HTTP/1.1 502 ")
+            got = await heard(u, b"</html>\n")
+            assert got.startswith(b"HTTP/1.1 502 ")
+            assert b"127.0.0.1" not in got
         assert u.log.has("connection refused", "warning")
         assert not u.task.done()
 

@@ -165,6 +165,16 @@ async def test_the_bytes_within_tls_go_both_ways(loop_kind):
         await until(lambda: u.closed and not echo.live, "both ends to close")
 
 
+async def test_a_proxy_header_goes_before_what_was_within_tls():
+    async with (
+        running(echo := EchoBackend()),
+        user(made("tls2raw", echo.port), header=b"PROXY UNKNOWN\r\n") as u,
+    ):
+        t = await TlsUser.open(u)
+        t.tls.write(b"hello")
+        assert await t.hears(b"hello") == b"PROXY UNKNOWN\r\nhello"
+
+
 async def test_tls2raw_without_a_backend_ends_the_connection():
     async with user(made("tls2raw")) as u:
         t = await TlsUser.open(u)
