@@ -291,4 +291,5 @@ class Front:
             )
 
     def _report(self, exc: BaseException, what: str) -> None:
-        self._visit.log.error(f"internal error in {what}: {type(exc).__name__}: {exc}")
+        text = f"internal error in {what}: {type(exc).__name__}: {exc}"
+        self._visit.log.error(text, exc_info=exc)

@@ -19,7 +19,15 @@ from tests.support.backends import Exchange, Gate, HttpBackend, sse
 from tests.support.http import Caller, calling, request
 from tests.support.http2 import http2
 from tests.support.ports import free_port
-from tests.support.processes import Config, Kind, Tunnel, require_official, tcp_proxy, tunnel
+from tests.support.processes import (
+    Config,
+    Kind,
+    Tunnel,
+    http_proxy,
+    require_official,
+    tcp_proxy,
+    tunnel,
+)
 from tests.support.services import BLOCK, EchoBackend, pattern_hash, peer_left, running
 from tests.support.waiting import all_of, until
 from tests.unit.net.tls_pair import NAME, certificate, server_context
@@ -108,12 +116,28 @@ async def scene(
         https2https_dead={"type": "https2https", "localAddr": dead},
         tls2raw={"type": "tls2raw", "localAddr": f"127.0.0.1:{made.echo.port}", **pair},
     )
+    made.ports["https"] = free_port()
+    proxies += [
+        http_proxy("by-host", 0, HOST, plugin={"type": "http2https", "localAddr": sealed}),
+        {
+            "name": "by-name",
+            "type": "https",
+            "customDomains": [HOST],
+            "plugin": {"type": "https2http", "localAddr": plain, **pair},
+        },
+    ]
     for backend in (made.http, made.https):
         leaks.share(backend)  # Clients keep idle connections to them.
     env = {"STATE_DIRECTORY": str(directory / "state")}
     async with (
         running(made.http, made.https, made.echo),
-        tunnel(directory / "t", proxies, kinds=kinds, env=env) as running_pair,
+        tunnel(
+            directory / "t",
+            proxies,
+            kinds=kinds,
+            server={"vhostHTTPSPort": made.ports["https"]},
+            env=env,
+        ) as running_pair,
     ):
         made.pair = running_pair
         yield made
@@ -162,6 +186,21 @@ async def test_the_backend_sees_the_same_head(
             assert first == "GET /head?a=%41 HTTP/1.1"
             seen = {f"{k.lower()}:{v}" for k, _, v in (line.partition(":") for line in lines)}
             assert seen == {f"host: {host}", "accept-encoding: x", *fields}
+
+
+async def test_plugins_serve_what_virtual_hosts_route_to_them(scene: Scene) -> None:
+    assert scene.pair is not None
+    told = [("X-Forwarded-For", "192.0.2.1")]
+    async with calling(scene.ports["https"], tls=trust(), name=HOST) as caller:
+        for _ in range(2):
+            answer = await caller.get("/head", HOST, headers=told)
+            assert b"\r\nX-Forwarded-For: 192.0.2.1, 127.0.0.1\r\n" in answer.body
+            assert b"\r\nX-Forwarded-Proto: https\r\n" in answer.body
+    async with calling(scene.pair.http_port) as caller:
+        for _ in range(2):
+            answer = await caller.get("/head", HOST, headers=told)
+            assert b"\r\nX-Forwarded-For: 192.0.2.1, 127.0.0.1\r\n" in answer.body
+            assert b"\r\nX-Forwarded-Proto: http\r\n" in answer.body
 
 
 # -- bodies ---------------------------------------------------------------------------------------
