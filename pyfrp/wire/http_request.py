@@ -562,8 +562,17 @@ def rewrite_request_head(head: RequestHead, edit: HeadEdit | None, client_ip: by
         if _HOST_LINE.search(out) is None:
             out = b"%bHost: %b\r\n\r\n" % (out[:-2], head._host_field)
         return out
-    told = forwarded_lines(edit, head.raw, head._forwarded_for, head._host_field, client_ip)
-    out = b"%b%b%b\r\n" % (splice(head.raw, head._cuts), told, head._extra)
+    kept, known, host = splice(head.raw, head._cuts), head._forwarded_for, head._host_field
+    if edit is None and client_ip:
+        # What `forwarded_lines` makes of it, without its cost: a third of this function's.
+        told = b"%b, %b" % (known, client_ip) if known else client_ip
+        out = (
+            b"%bX-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: http\r\n%b\r\n"
+            % (kept, told, host, head._extra)
+        )
+    else:
+        lines = forwarded_lines(edit, head.raw, known, host, client_ip)
+        out = b"%b%b%b\r\n" % (kept, lines, head._extra)
     if head.minor == 0:
         out = out.replace(b" HTTP/1.0\r\n", b" HTTP/1.1\r\n", 1)  # Targets hold no spaces.
     if edit is not None:
