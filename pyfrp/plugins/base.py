@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Protocol
 
 from pyfrp.net.bridge import Bridge, Carried
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.held import Held
+
+LOGGED_FAILURES = 20  # A second, of one plugin; more of the same tells nothing new.
 
 
 class Keeper(Protocol):
@@ -76,6 +79,24 @@ class Visit:
             on_close=keeper.bridge_closed,
         )
         keeper.bridges[bridge] = None
+
+
+class LogLimit:
+    """So many lines a second: a dead backend and a busy user must not fill the disk."""
+
+    def __init__(self, lines: int = LOGGED_FAILURES) -> None:
+        self._lines = lines
+        self._second = 0
+        self._logged = 0
+
+    def allows(self) -> bool:
+        """Whether there is room for one more line within this second; it counts as written."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second = second
+            self._logged = 0
+        self._logged += 1
+        return self._logged <= self._lines
 
 
 class Plugin:

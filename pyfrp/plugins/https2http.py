@@ -31,7 +31,7 @@ class HTTPSPlugin(ReversePlugin):
         try:
             opened = await self._tls.open(visit, not_tls=_NOT_TLS)
         except HandshakeError as exc:
-            if self.may_log():
+            if self.log_limit.allows():
                 visit.log.warning(f"tls handshake error: {exc}")
             return
         await self.attend(

@@ -21,7 +21,7 @@ from pyfrp.errors import ConfigError, PyfrpError
 from pyfrp.net.bridge import Bridge, Carried
 from pyfrp.net.endpoint import Endpoint, format_address
 from pyfrp.net.scope import Scope
-from pyfrp.plugins.base import Plugin, Visit
+from pyfrp.plugins.base import LogLimit, Plugin, Visit
 from pyfrp.plugins.local import LocalService
 from pyfrp.vhost.caller import CallerSide
 from pyfrp.vhost.exchange import HttpExchange
@@ -30,8 +30,6 @@ from pyfrp.vhost.upstream import UpstreamPool
 from pyfrp.wire.http1 import Forwarding, HeadEdit, RequestHead, http_date
 
 SWEEP_S = 1.0  # How often deadlines are looked at.
-# Failures logged per second: a dead backend and a busy caller must not fill the disk.
-LOGGED_FAILURES = 20
 
 
 class ReversePlugin(Plugin):
@@ -64,8 +62,7 @@ class ReversePlugin(Plugin):
         self.date = b""
         self._fronts: dict[Front, None] = {}
         self._sweeper: asyncio.TimerHandle | None = None
-        self._second = 0
-        self._logged = 0
+        self.log_limit = LogLimit()
 
     def warnings(self) -> list[str]:
         found = []
@@ -119,15 +116,6 @@ class ReversePlugin(Plugin):
         for front in self._fronts:
             front.expire(now)
         self._pool.sweep(now)
-
-    def may_log(self) -> bool:
-        """Whether one more failure is worth a line within this second."""
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second = second
-            self._logged = 0
-        self._logged += 1
-        return self._logged <= LOGGED_FAILURES
 
 
 class Front:
@@ -281,7 +269,7 @@ class Front:
         log, kind = self._visit.log, self._plugin.options.type
         if stage.startswith("request") or 0 < status < 500:  # The caller is to blame.
             log.debug(f"{kind}: refused a request: {cause}")
-        elif self._plugin.may_log():
+        elif self._plugin.log_limit.allows():
             log.warning(
                 f"{kind}: {cause}{self._detail}",
                 host=head.host[:200] if head is not None else "",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pyfrp.config.plugins import TLS2RawPlugin as Options
 from pyfrp.errors import HandshakeError, LinkError
-from pyfrp.plugins.base import Plugin, Visit
+from pyfrp.plugins.base import LogLimit, Plugin, Visit
 from pyfrp.plugins.local import LocalService
 from pyfrp.plugins.tls_front import TlsFront
 
@@ -21,6 +21,7 @@ class TLS2RawPlugin(Plugin):
         super().__init__(options)
         self._local = LocalService(options.local_addr)
         self._front = TlsFront(options)
+        self._log_limit = LogLimit()
 
     def warnings(self) -> list[str]:
         return self._front.warnings()
@@ -29,12 +30,14 @@ class TLS2RawPlugin(Plugin):
         try:
             opened = await self._front.open(visit)
         except HandshakeError as exc:
-            visit.log.warning(f"tls handshake error: {exc}")
+            if self._log_limit.allows():
+                visit.log.warning(f"tls handshake error: {exc}")
             return
         try:
             far, held = await self._local.dial()
         except LinkError as exc:
-            visit.log.warning(f"dial to local addr error: {exc}")
+            if self._log_limit.allows():
+                visit.log.warning(f"dial to local addr error: {exc}")
             opened.endpoint.close()
             return
         except BaseException:

@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from pyfrp.errors import ConfigError
-from pyfrp.plugins import reverse
+from pyfrp.plugins import base, reverse
+from pyfrp.plugins.base import LogLimit
 from pyfrp.plugins.reverse import ReversePlugin
 from pyfrp.vhost import exchange
 from tests.support.backends import Exchange, HttpBackend
@@ -253,9 +254,10 @@ async def test_a_cut_answer_does_not_look_whole(answer):
 
 
 async def test_a_crowd_of_failures_is_not_logged_one_by_one(dead, monkeypatch):
-    monkeypatch.setattr(reverse, "LOGGED_FAILURES", 2)
-    monkeypatch.setattr(reverse.time, "monotonic", lambda: 5.0)
-    async with user(made(dead)) as u:
+    monkeypatch.setattr(base.time, "monotonic", lambda: 5.0)
+    p = made(dead)
+    p.log_limit = LogLimit(2)
+    async with user(p) as u:
         for _ in range(4):
             await u.says(get())
             await heard(u, b"</html>\n")
