@@ -13,7 +13,7 @@ from pyfrp.errors import ConfigError
 from pyfrp.net.certs import fingerprint
 from pyfrp.plugins import tls_front
 from tests.support.backends import HttpBackend
-from tests.support.services import EchoBackend, running
+from tests.support.services import EchoBackend, Pipe, ScriptBackend, running
 from tests.support.waiting import until
 from tests.unit.net.tls_pair import certificate, server_context
 from tests.unit.plugins.scene import TlsUser, plugin, user
@@ -88,6 +88,34 @@ async def test_a_user_that_leaves_ends_the_work_of_the_backend(loop_kind):
             getattr(t.tls, how)()
             await until(lambda b=backend: not b.live, "the backend's connection to close", 2)
             await u.done()
+
+
+async def test_whoever_does_not_read_holds_the_other_back(loop_kind):
+    async def deaf(pipe: Pipe) -> None:
+        await pipe.read_until(b"\r\n\r\n", 65536)
+        await pipe.gone.wait()
+
+    async with running(backend := ScriptBackend(deaf)), user(made(port=backend.port)) as u:
+        t = await TlsUser.open(u)
+        t.tls.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000000\r\n\r\n")
+
+        def held() -> bool:
+            if not t.reader.choked:
+                t.tls.write(bytes(65536))
+            return t.reader.choked and u.work.paused
+
+        await until(held, "the caller to be told to wait", step_s=0)
+    backend = HttpBackend()
+    p = made(port=backend.port)
+    async with running(backend), user(p) as u:
+        t = await TlsUser.open(u)
+        t.tls.write(b"GET /bytes?n=90000000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        t.tls.pause_reading()
+        await until(lambda: u.work._choked, "the answer to be held back")
+        await until(lambda: not backend.live[0]._writable.is_set(), "the backend to wait")
+        assert len(u.work.written) < 2 << 20
+        t.tls.resume_reading()
+        await until(lambda: len(t.reader.data) > 4 << 20, "the answer to go on")
 
 
 async def test_http2_is_agreed_on_and_its_streams_are_requests(loop_kind):
