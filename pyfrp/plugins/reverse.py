@@ -46,6 +46,7 @@ class ReversePlugin(Plugin):
                 host.encode() if host else None,
                 options.request_headers.set,
                 forwarding=self.forwarding,
+                origin_form=True,
             )
         except ValueError as exc:
             raise ConfigError(f"plugin {options.type}: {exc}", key="plugin") from exc

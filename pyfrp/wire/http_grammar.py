@@ -335,10 +335,11 @@ class HeadEdit:
         set_headers: Fields to set, last of all, in place of what was sent
             (`requestHeaders.set`, `responseHeaders.set`).
         forwarding: What the next hop is told of the caller; requests only.
+        origin_form: Whether absolute targets become paths, because the next hop is no proxy;
+            requests only.
 
     Attributes:
-        host: As given.
-        forwarding: As given.
+        host, forwarding, origin_form: As given.
         lines: The lines to add, each with its CRLF.
         strip: Matches the lines that these replace, each with the CRLF before it; None without.
         ignored: The names in `set_headers` that have no effect because they frame the message
@@ -348,7 +349,7 @@ class HeadEdit:
         ValueError: for names that are no tokens, and values with CR, LF or other control bytes.
     """
 
-    __slots__ = ("forwarding", "host", "ignored", "lines", "strip")
+    __slots__ = ("forwarding", "host", "ignored", "lines", "origin_form", "strip")
 
     def __init__(
         self,
@@ -356,8 +357,10 @@ class HeadEdit:
         set_headers: Mapping[str, str],
         *,
         forwarding: Forwarding = Forwarding.HTTP,
+        origin_form: bool = False,
     ) -> None:
         self.forwarding = forwarding
+        self.origin_form = origin_form
         if host is not None:
             try:
                 read_host(host)
@@ -416,6 +419,22 @@ def forwarded_lines(
         host,
         proto,
     )
+
+
+_ABSOLUTE = re.compile(rb"([^ ]*+) [A-Za-z][A-Za-z0-9+.-]*://[^/? ]*([^ ]*+) ")
+
+
+def with_origin_form(head: bytes) -> bytes:
+    """Return a request's head with the path as its target (RFC 9112 3.2.1), other heads as is."""
+    match = _ABSOLUTE.match(head)
+    if match is None:
+        return head
+    method, rest = match.groups()
+    if not rest:
+        rest = b"*" if method == b"OPTIONS" else b"/"
+    elif rest[:1] == b"?":
+        rest = b"/" + rest
+    return b"%b %b %b" % (method, rest, head[match.end() :])
 
 
 def splice(raw: bytes, cuts: tuple[int, ...]) -> bytes:

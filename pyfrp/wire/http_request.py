@@ -38,6 +38,7 @@ from pyfrp.wire.http_grammar import (
     same_authority,
     splice,
     too_large,
+    with_origin_form,
 )
 
 # The fields that this proxy reads, changes or removes.
@@ -578,6 +579,8 @@ def rewrite_request_head(head: RequestHead, edit: HeadEdit | None, client_ip: by
     if edit is not None:
         if edit.host is not None:
             out = _replace_host(out, head, edit.host)
+        if edit.origin_form:
+            out = with_origin_form(out)
         out = edit.apply(out)
     head._rewritten = out
     head._rewritten_for = (edit, client_ip)

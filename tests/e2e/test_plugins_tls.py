@@ -188,6 +188,12 @@ async def test_the_backend_sees_the_same_head(
             assert seen == {f"host: {host}", "accept-encoding: x", *fields}
 
 
+async def test_absolute_targets_become_paths(scene: Scene) -> None:
+    async with scene.call("http2http") as caller:
+        answer = await caller.get(f"http://{HOST}/head?a", HOST)
+        assert answer.body.startswith(b"GET /head?a HTTP/1.1\r\nHost: a.test\r\n")
+
+
 async def test_plugins_serve_what_virtual_hosts_route_to_them(scene: Scene) -> None:
     assert scene.pair is not None
     told = [("X-Forwarded-For", "192.0.2.1")]
