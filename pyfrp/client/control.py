@@ -126,6 +126,8 @@ class Control:
             await self._scope.close()
             for bridge in list(self.bridges):
                 bridge.abort()
+            for proxy in self._proxies.values():
+                proxy.rest()
 
     def end(self, cause: PyfrpError) -> None:
         """End the session; `run` returns `cause`."""

@@ -69,7 +69,17 @@ _CLIENT = (
 )
 
 # The plugins that there are: the registered ones of `pyfrp.plugins`, which is above this layer.
-PLUGINS = ("http_proxy", "socks5", "static_file", "unix_domain_socket")
+PLUGINS = (
+    "http2http",
+    "http2https",
+    "http_proxy",
+    "https2http",
+    "https2https",
+    "socks5",
+    "static_file",
+    "tls2raw",
+    "unix_domain_socket",
+)
 
 _PROXY = (
     _Missing(
@@ -86,6 +96,10 @@ _PROXY = (
     ),
     _Missing("transport.bandwidthLimit", "remove it", shows=True),
 )
+
+# Of these plugins the local service is told who calls, if it shall be (frp: of the latter since
+# 0.70); the others read or change what follows, or have their own ways.
+TOLD_PLUGINS = ("tls2raw", "unix_domain_socket")
 
 # Where no local service would be told who calls.
 _UNTOLD = (_Missing("transport.proxyProtocolVersion", "remove it", shows=True),)
@@ -125,7 +139,8 @@ def unsupported(cfg: ServerConfig | ClientConfig) -> list[Problem]:
     for index, proxy in enumerate(cfg.proxies):
         source, table = origin.spot("proxies", index)
         prefix = f"proxy {proxy.name}: "
-        missing = _PROXY if proxy.plugin is None else (*_PROXY, *_UNTOLD)
+        told = proxy.plugin is None or proxy.plugin.type in TOLD_PLUGINS
+        missing = _PROXY if told else (*_PROXY, *_UNTOLD)
         problems += [problem.within(source, table, prefix) for problem in _look(proxy, missing)]
     for index, visitor in enumerate(cfg.visitors):
         source, table = origin.spot("visitors", index)

@@ -20,6 +20,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from pyfrp.errors import ConfigError
 
@@ -29,11 +30,20 @@ GENERATED_NAME = "pyfrp"
 """The name in a generated certificate, for clients that pin it."""
 
 _HOUR, _YEAR = 3600, 365 * 86400
-_CERT_KEY, _KEY_KEY = "transport.tls.certFile", "transport.tls.keyFile"
 _CA_KEY = "transport.tls.trustedCaFile"
 _PEM_CERTIFICATE = re.compile(
     rb"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----"
 )
+
+
+class PairKeys(NamedTuple):
+    """Where the operator gave a certificate and its key: the keys of the file, for messages."""
+
+    cert: str = "transport.tls.certFile"
+    key: str = "transport.tls.keyFile"
+
+
+LINK_KEYS = PairKeys()
 
 
 class ServerContext(ssl.SSLContext):
@@ -48,7 +58,13 @@ class ServerContext(ssl.SSLContext):
 
 
 def server_context(
-    cert_file: str, key_file: str, trusted_ca_file: str, *, state_dir: Path | None = None
+    cert_file: str,
+    key_file: str,
+    trusted_ca_file: str,
+    *,
+    state_dir: Path | None = None,
+    keep_as: str = GENERATED_FILE,
+    keys: PairKeys = LINK_KEYS,
 ) -> ServerContext:
     """Make the context of a server.
 
@@ -57,6 +73,8 @@ def server_context(
         key_file: PEM private key without a passphrase.
         trusted_ca_file: If given, clients must show a certificate that chains to one in it.
         state_dir: Where the generated certificate is kept; see `default_state_dir`.
+        keep_as: The name of its file there.
+        keys: Of `cert_file` and `key_file`.
 
     Raises:
         ConfigError: A file is missing, unreadable, no PEM, expired, or does not fit the other.
@@ -67,10 +85,10 @@ def server_context(
     context.num_tickets = 1
     context.options |= ssl.OP_NO_RENEGOTIATION
     if cert_file and key_file:
-        context.fingerprint = _load_pair(context, cert_file, key_file)
+        context.fingerprint = _load_pair(context, cert_file, key_file, keys)
         context.certificate = Path(cert_file)
     else:
-        _load_generated(context, state_dir or default_state_dir())
+        _load_generated(context, state_dir or default_state_dir(), keep_as, keys)
     if trusted_ca_file:
         _load_ca(context, trusted_ca_file)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -103,7 +121,7 @@ def client_context(
         context.check_hostname = True
         context.hostname_checks_common_name = False
     if cert_file and key_file:
-        _load_pair(context, cert_file, key_file)
+        _load_pair(context, cert_file, key_file, LINK_KEYS)
     try:
         # What the handshake will do with the name, without one.
         context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=server_name or None)
@@ -139,24 +157,24 @@ def default_state_dir() -> Path | None:
 # --- files of the operator ---------------------------------------------------------------------
 
 
-def _load_pair(context: ssl.SSLContext, cert_file: str, key_file: str) -> str:
+def _load_pair(context: ssl.SSLContext, cert_file: str, key_file: str, keys: PairKeys) -> str:
     """Load a certificate chain and its key; return the fingerprint of the first certificate."""
-    leaf = _certificates(cert_file, "certificate", _CERT_KEY)[0]
-    _refuse_expired(leaf, cert_file, _CERT_KEY)
-    key = _read(key_file, "private key", _KEY_KEY)
+    leaf = _certificates(cert_file, "certificate", keys.cert)[0]
+    _refuse_expired(leaf, cert_file, keys.cert)
+    key = _read(key_file, "private key", keys.key)
     if b"PRIVATE KEY-----" not in key:
         raise ConfigError(
             "the private key file holds no PEM private key; PEM begins with a line like "
             "-----BEGIN PRIVATE KEY-----",
             path=key_file,
-            key=_KEY_KEY,
+            key=keys.key,
         )
     if b"ENCRYPTED" in key:
         raise ConfigError(
             "the private key is protected by a passphrase, and nobody is there to type it; store "
             f"it without: openssl pkey -in {key_file} -out plain.key",
             path=key_file,
-            key=_KEY_KEY,
+            key=keys.key,
         )
     try:
         # The callback keeps OpenSSL from ever asking on the terminal.
@@ -168,20 +186,20 @@ def _load_pair(context: ssl.SSLContext, cert_file: str, key_file: str) -> str:
                 f"the private key does not belong to the certificate in {cert_file}; give the key "
                 "that the certificate was requested with",
                 path=key_file,
-                key=_KEY_KEY,
+                key=keys.key,
             ) from exc
         if "TOO_SMALL" in reason or "TOO_WEAK" in reason:
             raise ConfigError(
                 f"this system's TLS library refuses the certificate as too weak ({reason}); use "
                 "RSA with 2048 bits or more, or EC, and SHA-256",
                 path=cert_file,
-                key=_CERT_KEY,
+                key=keys.cert,
             ) from exc
         raise ConfigError(
             f"certificate and private key {key_file} cannot be used: {reason or exc}; check them "
             "with: openssl x509 -noout -in ... and openssl pkey -noout -in ...",
             path=cert_file,
-            key=_CERT_KEY,
+            key=keys.cert,
         ) from exc
     return fingerprint(leaf)
 
@@ -310,10 +328,12 @@ def _element(der: bytes, at: int) -> tuple[int, int, int]:
 # --- our own certificate -----------------------------------------------------------------------
 
 
-def _load_generated(context: ServerContext, state_dir: Path | None) -> None:
+def _load_generated(
+    context: ServerContext, state_dir: Path | None, keep_as: str, keys: PairKeys
+) -> None:
     context.generated = True
     if state_dir is not None:
-        path = state_dir / GENERATED_FILE
+        path = state_dir / keep_as
         try:
             there = path.exists()
             if there and _load_kept(context, path):
@@ -324,7 +344,7 @@ def _load_generated(context: ServerContext, state_dir: Path | None) -> None:
         except OSError:
             pass  # Nowhere to keep it: a new one each time, as in frp. `certificate` tells.
     pem = _generate()
-    _load_from_memory(context, pem)
+    _load_from_memory(context, pem, keys)
     context.fingerprint = fingerprint(_own_der(pem))
 
 
@@ -377,7 +397,7 @@ def _keep(path: Path, pem: bytes, *, replace: bool) -> None:
         temp.unlink(missing_ok=True)
 
 
-def _load_from_memory(context: ssl.SSLContext, pem: bytes) -> None:
+def _load_from_memory(context: ssl.SSLContext, pem: bytes, keys: PairKeys) -> None:
     # OpenSSL's Python face reads certificates from files only.
     if hasattr(os, "memfd_create"):
         try:
@@ -403,8 +423,9 @@ def _load_from_memory(context: ssl.SSLContext, pem: bytes) -> None:
     except OSError as exc:
         raise ConfigError(
             f"no place for the generated TLS certificate: {exc}; set STATE_DIRECTORY to a "
-            "directory that this user may write to, or give certFile and keyFile",
-            key=_CERT_KEY,
+            "directory that this user may write to, or give "
+            f"{keys.cert.rpartition('.')[2]} and {keys.key.rpartition('.')[2]}",
+            key=keys.cert,
         ) from exc
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Protocol
 
 from pyfrp.net.bridge import Bridge, Carried
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.held import Held
+
+LOGGED_FAILURES = 20  # A second, of one plugin; more of the same tells nothing new.
 
 
 class Keeper(Protocol):
@@ -26,15 +29,26 @@ class Visit:
         bridge_type: What to join it with another endpoint by.
         keeper: Owner of what becomes of it.
         log: Bound to the proxy.
+        source: The user's address as the server told it; ("", 0) if it did not.
+        header: What tells a local service who the user is, before any byte of the user's.
     """
 
     def __init__(
-        self, work: Endpoint, early: bytes, bridge_type: type[Bridge], keeper: Keeper, log: Any
+        self,
+        work: Endpoint,
+        early: bytes,
+        bridge_type: type[Bridge],
+        keeper: Keeper,
+        log: Any,
+        source: tuple[str, int] = ("", 0),
+        header: bytes = b"",
     ) -> None:
         self.work = work
         self.early = early
         self.keeper = keeper
         self.log = log
+        self.source = source
+        self.header = header
         self._bridge_type = bridge_type
 
     def join(
@@ -67,6 +81,24 @@ class Visit:
         keeper.bridges[bridge] = None
 
 
+class LogLimit:
+    """So many lines a second: a dead backend and a busy user must not fill the disk."""
+
+    def __init__(self, lines: int = LOGGED_FAILURES) -> None:
+        self._lines = lines
+        self._second = 0
+        self._logged = 0
+
+    def allows(self) -> bool:
+        """Whether there is room for one more line within this second; it counts as written."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second = second
+            self._logged = 0
+        self._logged += 1
+        return self._logged <= self._lines
+
+
 class Plugin:
     """One `plugin` table. A subclass is a file of this package and a line in its `__init__`.
 
@@ -80,6 +112,9 @@ class Plugin:
     def warnings(self) -> list[str]:
         """What an operator should know when the proxy starts, and what does not keep it from it."""
         return []
+
+    def rest(self) -> None:
+        """The session has ended: let go of whatever is kept for the next user."""
 
     async def serve(self, visit: Visit) -> None:
         """Serve one user; whoever waits for this closes the connection if it fails.

@@ -1,7 +1,8 @@
 """`static_file`: the files of a directory.
 
 Source: frp `pkg/plugin/client/static_file.go` on Go's `net/http/fs.go`. Unlike there, HEAD is
-answered too, NUL and encoded slashes in a path are refused, and nothing is compressed.
+answered too, NUL and encoded slashes in a path are refused, and only what becomes shorter is packed
+(`pyfrp.plugins.packing`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import os
 import posixpath
 import secrets
+from functools import partial
 from urllib.parse import quote, unquote_to_bytes
 
 from pyfrp.config.plugins import StaticFilePlugin as Options
@@ -25,7 +27,8 @@ from pyfrp.plugins.http_session import (
     answer_head,
     knows_password,
 )
-from pyfrp.wire.http1 import RequestHead, http_date
+from pyfrp.plugins.packing import LEAST_BYTES, Packer, accepts_gzip, packs_well
+from pyfrp.wire.http1 import LAST_CHUNK, RequestHead, encode_chunk, http_date
 from pyfrp.wire.http_fields import fields_of
 from pyfrp.wire.http_ranges import Fields, Unsatisfiable, precondition, range_field, read_ranges
 
@@ -34,6 +37,10 @@ CHUNK_BYTES = 256 * 1024
 _INDEX = "/index.html"
 _REFUSED = {errno.ENOENT: 404, errno.ENOTDIR: 404, errno.EACCES: 403, errno.EPERM: 403}
 _WORDS = {404: "404 page not found", 403: "403 Forbidden", 500: "500 Internal Server Error"}
+
+
+_PACKED = ("Content-Encoding", "gzip")
+_VARIES = ("Vary", "Accept-Encoding")
 
 
 class _Moved(Exception):
@@ -155,6 +162,8 @@ class _Reply:
         self.reading = False
         self._session = session
         self._bodiless = head.method == b"HEAD"
+        self._packs = accepts_gzip(self.fields)
+        self._chunks = head.minor > 0
         # A body that nobody reads would be taken for the next request.
         self._keep = head.keep_alive and not head.length
 
@@ -167,7 +176,11 @@ class _Reply:
         if precondition(_only_since(self.fields), found.modified) == 304:
             return self._head(304, [])
         page = await beside(lambda: listing(path), lambda _: None)
-        fields = [("Content-Type", "text/html; charset=utf-8"), _modified(found)]
+        fields = [("Content-Type", "text/html; charset=utf-8"), _modified(found), _VARIES]
+        if self._packs and len(page) >= LEAST_BYTES:
+            packer = Packer()
+            page = await beside(lambda: packer.pack(page) + packer.end(), lambda _: None)
+            fields.append(_PACKED)
         after = self._head(200, [*fields, ("Content-Length", str(len(page)))])
         if not self._bodiless:
             self._session.write(page)
@@ -191,6 +204,11 @@ class _Reply:
         if len(ranges) > 1:
             return await self._parts(found, ranges, kind, common)
         start, length = ranges[0] if ranges else (0, size)
+        if packs_well(kind):
+            common.append(_VARIES)
+            if self._packs and self._chunks and not wanted and size >= LEAST_BYTES:
+                common += [("Content-Type", kind), _PACKED, ("Transfer-Encoding", "chunked")]
+                return await self._stream_packed(found, self._head(200, common))
         if ranges:
             common.append(("Content-Range", _part(start, length, size)))
         common += [("Content-Type", kind), ("Content-Length", str(length))]
@@ -250,6 +268,31 @@ class _Reply:
         finally:
             reader.close()
         session.write(end)
+        return after
+
+    async def _stream_packed(self, found: Found, after: After) -> After:
+        """Send the whole file packed, in chunks, as fast as the user takes them."""
+        if self._bodiless:
+            return after
+        assert found.file is not None
+        session, packer = self._session, Packer()
+        reader = Reader(found.file)
+        self.reading = True
+        at = 0
+        try:
+            while at < found.size:
+                chunk = await self._read(reader, at, min(CHUNK_BYTES, found.size - at))
+                if not chunk:
+                    session.conn.reset()  # As in `_stream`.
+                    return After.HANDED_ON
+                at += len(chunk)
+                packed = await beside(partial(packer.pack, chunk), lambda _: None)
+                if packed:
+                    session.write(encode_chunk(packed))
+                    await session.conn.drain()
+        finally:
+            reader.close()
+        session.write(encode_chunk(packer.end()) + LAST_CHUNK)
         return after
 
     async def _read(self, reader: Reader, at: int, size: int) -> bytes:

@@ -25,4 +25,6 @@ class UnixPlugin(Plugin):
             visit.log.error(f"dial to uds {path} error: {exc}")
             visit.work.close()
             return
+        if visit.header:
+            far.write(visit.header)
         visit.join(far, held)

@@ -25,9 +25,13 @@ class CallerSide(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         caller = cast(Endpoint, transport)
         self._caller = caller
-        self._address = peer_address(caller)
-        self._ip = self._address[0].encode()
+        self.came_from(peer_address(caller))
         tune(caller)
+
+    def came_from(self, address: tuple[str, int]) -> None:
+        """Set the caller's address, where its connection came through somebody else's."""
+        self._address = address
+        self._ip = address[0].encode()
 
     @property
     def reads(self) -> bool:

@@ -22,7 +22,8 @@ from pyfrp.wire import http1
 from pyfrp.wire.http1 import CHUNKED, UNTIL_CLOSE, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
-    from pyfrp.vhost.frontend import HttpFrontend, HttpRoute
+    from pyfrp.vhost.frontend import HttpRoute
+    from pyfrp.vhost.serving import Serving
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 
@@ -61,7 +62,7 @@ class HttpExchange(CallerSide):
         "deadline",
     )
 
-    def __init__(self, frontend: HttpFrontend) -> None:
+    def __init__(self, frontend: Serving) -> None:
         super().__init__()
         self._frontend = frontend
         self._requests = 0
@@ -111,8 +112,9 @@ class HttpExchange(CallerSide):
         self._half_closed = True
         if self._pipelined:
             return True  # A request is at hand, and `_next` is about to read it.
-        if self._asking != Asking.DONE or self._answering == Answering.OVER:
-            return False  # Nothing that could be answered any more.
+        over = self._asking != Asking.DONE or self._answering == Answering.OVER
+        if over or not cast(Endpoint, self._caller).can_write_eof():
+            return False  # Nothing could be answered any more; and TLS ends as a whole.
         self._watch()
         return True
 
@@ -144,6 +146,9 @@ class HttpExchange(CallerSide):
         self._caller = None
         self._answering = Answering.OVER
         self._frontend.leave(self)
+        self._drop_upstream()
+
+    def _drop_upstream(self) -> None:
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.abort()
@@ -159,7 +164,7 @@ class HttpExchange(CallerSide):
                 self._skipped = True  # One empty line before a request is ignored (RFC 9112, 2.2).
                 data = data[http1.skip_empty_line(data) :]
                 seen = 0
-            if not self._requests and data.startswith(PREFACE):
+            if not self._requests and self._frontend.prior_knowledge and data.startswith(PREFACE):
                 self._frontend.serve_http2(self._hand_over(), data)
                 return
             head = http1.next_request_head(data, self._last, seen)
@@ -514,9 +519,7 @@ class HttpExchange(CallerSide):
         """
         head = self._head
         self._frontend.log_refusal(self._route, head, self._address, status, stage, reason)
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.abort()
+        self._drop_upstream()
         self._queued = b""
         self._keep_alive = keep_alive and self._keep_alive and self._asking == Asking.DONE
         self._write(
@@ -538,9 +541,7 @@ class HttpExchange(CallerSide):
 
     def _cut(self, exc: Exception | None) -> None:
         """The answer broke off: the caller's connection ends in a way that it can tell."""
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.abort()
+        self._drop_upstream()
         why = str(exc) if exc is not None else "the local service closed the connection"
         self._frontend.log_refusal(
             self._route, self._head, self._address, 0, "response body", f"answer cut: {why}"

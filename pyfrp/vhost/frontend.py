@@ -118,6 +118,7 @@ class HttpFrontend:
         self.later = loop.call_later
         self.header_timeout_s = header_timeout_s
         self.router: Router[HttpRoute] = Router()
+        self.prior_knowledge = True
         self.draining = False
         self.date = _http_date()
         self._frp_errors = frp_errors

@@ -1,4 +1,4 @@
-"""HTTP/2 with prior knowledge: one connection, many exchanges.
+"""HTTP/2: one connection, many exchanges.
 
 Each stream is a caller of its own to the exchange of HTTP/1.1, so that routes, credentials, limits,
 headers and refusals are the same for both (`pyfrp.vhost.exchange`). Here are the connection's
@@ -37,7 +37,7 @@ from pyfrp.vhost.http2_stream import NO_LIMIT, Http2Stream
 from pyfrp.wire.http1 import CHUNKED, MAX_HEAD_BYTES, error_response
 
 if TYPE_CHECKING:
-    from pyfrp.vhost.frontend import HttpFrontend
+    from pyfrp.vhost.serving import Serving
 
 MAX_STREAMS = 128
 IDLE_S = 60.0  # Without a stream; as an idle connection of HTTP/1.1.
@@ -81,7 +81,7 @@ class Http2Caller(asyncio.Protocol):
         h2: For the streams.
     """
 
-    def __init__(self, transport: Endpoint, frontend: HttpFrontend) -> None:
+    def __init__(self, transport: Endpoint, frontend: Serving) -> None:
         self.transport = transport
         self.soon: Callable[..., Any] = frontend.soon
         self.deadline = frontend.clock() + IDLE_S

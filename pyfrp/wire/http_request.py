@@ -29,6 +29,7 @@ from pyfrp.wire.http_grammar import (
     decode_path,
     field_fault,
     find_head_end,
+    forwarded_lines,
     list_tokens,
     named_cuts,
     read_basic,
@@ -37,6 +38,7 @@ from pyfrp.wire.http_grammar import (
     same_authority,
     splice,
     too_large,
+    with_origin_form,
 )
 
 # The fields that this proxy reads, changes or removes.
@@ -539,17 +541,18 @@ def rewrite_request_head(head: RequestHead, edit: HeadEdit | None, client_ip: by
     """Return the head for the next hop, with its blank line.
 
     It speaks HTTP/1.1, leaves out what concerns only the caller's hop, and tells who called:
-    X-Forwarded-For is appended to, X-Forwarded-Host and X-Forwarded-Proto are set, Forwarded is
-    dropped. The edit's host replaces Host (and the authority of an absolute target), and its
-    fields come last. Upgrades keep their two fields; `TE: trailers` and, for chunked bodies,
-    Trailer stay, because trailers pass through as they come. A CONNECT passes as it is.
+    X-Forwarded-For is appended to, X-Forwarded-Host and X-Forwarded-Proto are set (unless the edit
+    has it otherwise), Forwarded is dropped. The edit's host replaces Host (and the authority of an
+    absolute target), and its fields come last. Upgrades keep their two fields; `TE: trailers` and,
+    for chunked bodies, Trailer stay, because trailers pass through as they come. A CONNECT passes
+    as it is.
 
     Source: RFC 9110 7.6.1; frp `pkg/util/vhost/http.go` on Go's `net/http/httputil`.
 
     Args:
         head: What `parse_request_head` gave.
         edit: The route's changes; compared by identity when the same head is rewritten again.
-        client_ip: The caller's address in text, without port and brackets.
+        client_ip: The caller's address in text, without port and brackets; b"" if unknown.
     """
     purpose = head._rewritten_for
     if purpose is not None and purpose[0] is edit and purpose[1] == client_ip:
@@ -560,22 +563,24 @@ def rewrite_request_head(head: RequestHead, edit: HeadEdit | None, client_ip: by
         if _HOST_LINE.search(out) is None:
             out = b"%bHost: %b\r\n\r\n" % (out[:-2], head._host_field)
         return out
-    if head._forwarded_for:
-        forwarded_for = b"%b, %b" % (head._forwarded_for, client_ip)
+    kept, known, host = splice(head.raw, head._cuts), head._forwarded_for, head._host_field
+    if edit is None and client_ip:
+        # What `forwarded_lines` makes of it, without its cost: a third of this function's.
+        told = b"%b, %b" % (known, client_ip) if known else client_ip
+        out = (
+            b"%bX-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: http\r\n%b\r\n"
+            % (kept, told, host, head._extra)
+        )
     else:
-        forwarded_for = client_ip
-    # The host came without CR or LF, as did everything else that is put in here.
-    out = b"%bX-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: http\r\n%b\r\n" % (
-        splice(head.raw, head._cuts),
-        forwarded_for,
-        head._host_field,
-        head._extra,
-    )
+        lines = forwarded_lines(edit, head.raw, known, host, client_ip)
+        out = b"%b%b%b\r\n" % (kept, lines, head._extra)
     if head.minor == 0:
         out = out.replace(b" HTTP/1.0\r\n", b" HTTP/1.1\r\n", 1)  # Targets hold no spaces.
     if edit is not None:
         if edit.host is not None:
             out = _replace_host(out, head, edit.host)
+        if edit.origin_form:
+            out = with_origin_form(out)
         out = edit.apply(out)
     head._rewritten = out
     head._rewritten_for = (edit, client_ip)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,6 +228,16 @@ LISTING = b"""<!doctype html>
 </pre>
 """
 USER = ("Authorization", "Basic dTpw")
+
+
+async def test_static_file_packs_text_for_those_who_take_it(scene: Scene) -> None:
+    text = b"hello\n" * 20_000
+    (scene.files / "dir" / "text.txt").write_bytes(text)
+    async with calling(scene.ports["files"]) as caller:
+        packed = [("Accept-Encoding", "gzip")]
+        answer = await caller.get("/dir/text.txt", "a.test", headers=packed)
+        assert (answer.status, answer.get("content-encoding")) == (200, "gzip")
+        assert gzip.decompress(answer.body) == text
 
 
 @pytest.mark.parametrize(

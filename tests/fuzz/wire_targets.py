@@ -13,6 +13,7 @@ from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key, unseal
 from pyfrp.wire.clienthello import MAX_HELLO_BYTES, MAX_NAME_BYTES, HelloReader
 from pyfrp.wire.http1 import MAX_HEAD_BYTES
 from pyfrp.wire.httpconnect import ConnectReader
+from pyfrp.wire.socks5 import Handshake, Socks5Error
 from pyfrp.wire.yamux import INITIAL_WINDOW, MAX_WINDOW, OPEN_LIMIT, WINDOW_BUDGET
 from tests.fuzz.engine import Behaviour, Target, cut
 from tests.unit.wire.hellos import body, extension, hello, library_hello, message, records, sni
@@ -32,6 +33,7 @@ from tests.unit.wire.yamux_pair import (
 from tests.vectors.load import vectors
 
 KEY = derive_key("token")
+MAX_SOCKS_BYTES = 513  # The longest message: user and password of 255 bytes each.
 
 
 def hexes(name: str, *keys: str) -> list[bytes]:
@@ -273,6 +275,33 @@ def _connect(data: bytes, rng: random.Random) -> Behaviour:
     return whole[1], asked is None, asked is not None and bool(asked.user)
 
 
+def _socks(data: bytes, rng: random.Random) -> Behaviour:
+    secret = ("u", "s3cret") if rng.random() < 0.5 else ("", "")
+
+    def run(pieces: Sequence[bytes]) -> tuple[Any, ...]:
+        handshake = Handshake(*secret)
+        out = b""
+        try:
+            for piece in pieces:
+                out += handshake.feed(piece)
+        except Socks5Error as exc:
+            return out + exc.answer, str(exc), exc.denied, None, b""
+        target, left = handshake.target, handshake.leftover()
+        assert target is not None or len(left) <= MAX_SOCKS_BYTES
+        if target is not None:
+            assert 0 <= target.port < 65536
+            assert target.host.isascii()
+            assert target.host.isprintable()
+        return out, "", False, target, left
+
+    whole = run([data] if data else [])
+    pieces_agree(whole, run(cut(data, rng)))
+    out, fault, denied, target, left = whole
+    assert "s3cret" not in fault
+    words = "".join(c for c in fault if not c.isdigit())
+    return out[:4], words, denied, target is not None, bool(left)
+
+
 def _guarded(decode: Callable[[bytes], Any]) -> Callable[[bytes, random.Random], Behaviour]:
     """A decoder of one datagram or head: it gives something, or complains properly."""
 
@@ -364,6 +393,16 @@ TARGETS = [
             b"CONNECT a.test:80 HTTP/1.0\r\nProxy-Authorization: Basic dTpw\r\n\r\n",
         ],
         [b"Host: b.test\r\n", b"CONNECT ", b"\r\n", b"Proxy-Authorization: Basic dTpw\r\n"],
+    ),
+    Target(
+        "socks5",
+        _socks,
+        [
+            b"\x05\x01\x00\x05\x01\x00\x03\x06a.test\x00\x50ahead",
+            b"\x05\x02\x00\x02\x01\x01u\x06s3cret\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x50",
+            b"\x05\x01\x00\x05\x01\x00\x04" + bytes(15) + b"\x01\x00\x50",
+        ],
+        [b"\x05\x01\x00", b"\x05\x01\x02", b"\x01\x01u\x06s3cret", b"\x05\x02\x00\x01"],
     ),
     Target(
         "v2-frames",

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -99,9 +100,15 @@ class Caller:
 
     @classmethod
     async def open(
-        cls, port: int, *, limit_s: float = LIMIT_S, receive_buffer: int | None = None
+        cls,
+        port: int,
+        *,
+        limit_s: float = LIMIT_S,
+        receive_buffer: int | None = None,
+        tls: ssl.SSLContext | None = None,
+        name: str | None = None,
     ) -> Caller:
-        """Connect to loopback `port`."""
+        """Connect to loopback `port`, over TLS if there is a context, asking for `name`."""
         raw = socket.socket()
         raw.setblocking(False)
         try:
@@ -113,7 +120,9 @@ class Caller:
         except BaseException:
             raw.close()
             raise
-        reader, writer = await asyncio.open_connection(sock=raw, limit=256 * 1024)
+        reader, writer = await asyncio.open_connection(
+            sock=raw, limit=256 * 1024, ssl=tls, server_hostname=(name or "") if tls else None
+        )
         return cls(reader, writer, limit_s)
 
     # --- sending ----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -137,9 +138,15 @@ class Http2Caller:
 
 
 @asynccontextmanager
-async def http2(port: int) -> AsyncIterator[Http2Caller]:
-    """A connection with prior knowledge to loopback `port`."""
-    reader, writer = await asyncio.open_connection(HOST, port)
+async def http2(
+    port: int, *, tls: ssl.SSLContext | None = None, name: str = ""
+) -> AsyncIterator[Http2Caller]:
+    """A connection to loopback `port`, with prior knowledge or, over TLS, as agreed on there."""
+    reader, writer = await asyncio.open_connection(
+        HOST, port, ssl=tls, server_hostname=name if tls else None
+    )
+    if tls is not None:
+        assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
     caller = Http2Caller(reader, writer)
     caller.link.initiate_connection()
     caller.flush()

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import random
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -194,10 +195,15 @@ class Pipe(asyncio.Protocol):
 
 
 class Backend:
-    """Base of the services: a listener, its connections, and their tasks."""
+    """Base of the services: a listener, its connections, and their tasks.
+
+    Attributes:
+        tls: Set before the start, it is what the service speaks.
+    """
 
     def __init__(self, port: int | None = None) -> None:
         self.port = port or free_port()
+        self.tls: ssl.SSLContext | None = None
         self.pipes: list[Pipe] = []
         self.opened = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -211,7 +217,12 @@ class Backend:
     async def start(self, backlog: int = 2048) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Pipe(self), HOST, self.port, backlog=backlog, reuse_address=True
+            lambda: Pipe(self),
+            HOST,
+            self.port,
+            backlog=backlog,
+            reuse_address=True,
+            ssl=self.tls,
         )
 
     @property

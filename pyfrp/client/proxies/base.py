@@ -92,6 +92,11 @@ class ClientProxy:
             for warning in self._plugin.warnings():
                 self.log.warning(warning)
 
+    def rest(self) -> None:
+        """The session has ended."""
+        if self._plugin is not None:
+            self._plugin.rest()
+
     def due(self, now: float) -> float:
         """When something is to be sent (again), a request or a withdrawal; infinity for never."""
         if self._is_sick:
@@ -142,7 +147,7 @@ class ClientProxy:
         """Join a started work connection, paused, with the local service."""
         cfg = self.cfg
         if self._plugin is not None:
-            await self._serve_plugin(self._plugin, work, early, control)
+            await self._serve_plugin(self._plugin, work, early, start, control)
             return
         try:
             local, held = await dial_tcp(cfg.local_ip, cfg.local_port, timeout_s=LOCAL_DIAL_S)
@@ -157,8 +162,7 @@ class ClientProxy:
         try:
             header = self._proxy_header(start)
         except ValueError:
-            # Without the header the service would take the user's first bytes for one.
-            self.log.error(f"no PROXY header for a caller at [{start.src_addr[:60]}]: no address")
+            self._tell_no_header(start)
             local.abort()
             work.close()
             return
@@ -192,8 +196,12 @@ class ClientProxy:
         to = (start.dst_addr or "127.0.0.1", start.dst_port)
         return proxyproto.encode(version, (start.src_addr, start.src_port), to)
 
+    def _tell_no_header(self, start: StartWorkConn) -> None:
+        """Without the header the service would take the user's first bytes for one."""
+        self.log.error(f"no PROXY header for a caller at [{start.src_addr[:60]}]: no address")
+
     async def _serve_plugin(
-        self, plugin: Plugin, work: Endpoint, early: bytes, control: Control
+        self, plugin: Plugin, work: Endpoint, early: bytes, start: StartWorkConn, control: Control
     ) -> None:
         from pyfrp.plugins.base import Visit  # Loaded with the plugin.
 
@@ -201,7 +209,16 @@ class ClientProxy:
             plain, ahead = wrap_payload(
                 work, early, key=self._key, compress=self.cfg.transport.use_compression
             )
-            await plugin.serve(Visit(plain, ahead, self.bridge_type, control, self.log))
+            source = start.src_addr, start.src_port
+            try:
+                header = self._proxy_header(start)
+            except ValueError:
+                self._tell_no_header(start)
+                work.close()
+                return
+            await plugin.serve(
+                Visit(plain, ahead, self.bridge_type, control, self.log, source, header)
+            )
         except BaseException:
             work.abort()
             raise

@@ -382,13 +382,6 @@ UNSUPPORTED_CLIENT = [
         "virtualNet.address",
     ),
     ("[[proxies]]\nname = 'a'\ntype = 'xtcp'\n", 'proxy a: type = "xtcp"'),
-    *(
-        (
-            TCP + f"plugin = {{ type = '{tag}', localAddr = 'x:1' }}",
-            f'proxy a: plugin.type = "{tag}"',
-        )
-        for tag in ("http2http", "http2https", "https2http", "https2https", "tls2raw")
-    ),
     (TCP + "plugin.type = 'virtual_net'", 'proxy a: plugin.type = "virtual_net"'),
     (
         TCP + "plugin.type = 'socks5'\ntransport.proxyProtocolVersion = 'v2'",

@@ -529,3 +529,14 @@ def test_start_with_a_kept_certificate_loads_no_certificate_library(state):
         "assert 'cryptography' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
+
+
+def test_a_generated_certificate_may_have_a_file_and_keys_of_its_own(tmp_path):
+    keys = certs.PairKeys("plugin.crtPath", "plugin.keyPath")
+    first = certs.server_context("", "", "", state_dir=tmp_path, keep_as="other.pem", keys=keys)
+    again = certs.server_context("", "", "", state_dir=tmp_path, keep_as="other.pem", keys=keys)
+    assert first.certificate == tmp_path / "other.pem"
+    assert first.fingerprint == again.fingerprint
+    with pytest.raises(ConfigError) as caught:
+        certs.server_context(str(tmp_path / "none"), "x", "", keys=keys)
+    assert caught.value.key == "plugin.crtPath"

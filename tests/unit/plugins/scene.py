@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from pyfrp.config import client_from_dict
 from pyfrp.net.bridge import Bridge, Carried
+from pyfrp.net.certs import client_context
+from pyfrp.net.tls import TlsEndpoint, upgrade
 from pyfrp.plugins import make_plugin
 from pyfrp.plugins.base import Plugin, Visit
 from tests.support.waiting import until, within
@@ -16,6 +18,7 @@ from tests.unit.net.ends import Reader, memory_pair, turns
 from tests.unit.server.scene import Log
 
 LIMIT_S = 10.0
+SOURCE = ("198.51.100.3", 40000)  # Where users come from, as the server tells.
 
 
 def plugin(**table: Any) -> Plugin:
@@ -30,14 +33,14 @@ def plugin(**table: Any) -> Plugin:
 class User:
     """The far side of a work connection, and what became of it on this side."""
 
-    def __init__(self, made: Plugin, early: bytes = b"") -> None:
+    def __init__(self, made: Plugin, early: bytes = b"", header: bytes = b"") -> None:
         self.end, self.work = memory_pair()
         self.work.pause_reading()
         self.reader: Reader = self.end.get_protocol()
         self.bridges: dict[Carried, None] = {}
         self.log = Log()
         self.closed = 0
-        visit = Visit(self.work, early, Bridge, self, self.log)
+        visit = Visit(self.work, early, Bridge, self, self.log, SOURCE, header)
         self.task = asyncio.get_running_loop().create_task(made.serve(visit))
 
     def bridge_closed(self, bridge: Carried) -> None:
@@ -68,10 +71,40 @@ class User:
         await within(self.task, LIMIT_S, "the plugin to be done with the connection")
 
 
+class TlsUser:
+    """A user with TLS on its side of the work connection."""
+
+    def __init__(self, tls: TlsEndpoint) -> None:
+        self.tls = tls
+        self.reader = Reader()
+        tls.set_protocol(self.reader)
+        tls.resume_reading()
+
+    @classmethod
+    async def open(cls, u: User, name: str | None = None, protocols: Sequence[str] = ()) -> TlsUser:
+        """Do the handshake.
+
+        Raises:
+            HandshakeError: when it fails.
+        """
+        context = client_context("", "", "", "")
+        if protocols:
+            context.set_alpn_protocols(list(protocols))
+        made = upgrade(u.end, context, server_side=False, server_name=name)
+        return cls(await within(made, LIMIT_S, "the handshake"))
+
+    async def hears(self, end: bytes) -> bytes:
+        """Wait until what came ends in `end`; returns all of it."""
+        await until(lambda: self.reader.data.endswith(end), f"{end!r}", LIMIT_S)
+        data = bytes(self.reader.data)
+        self.reader.data.clear()
+        return data
+
+
 @asynccontextmanager
-async def user(made: Plugin, early: bytes = b"") -> AsyncIterator[User]:
+async def user(made: Plugin, early: bytes = b"", header: bytes = b"") -> AsyncIterator[User]:
     """One user; at the end nothing is left of the connection."""
-    made_user = User(made, early)
+    made_user = User(made, early, header)
     try:
         yield made_user
     finally:

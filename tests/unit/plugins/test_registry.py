@@ -6,7 +6,7 @@ import pytest
 
 from pyfrp.config import client_from_dict
 from pyfrp.config.plugins import CLIENT_PLUGINS
-from pyfrp.config.support import PLUGINS, unsupported
+from pyfrp.config.support import PLUGINS, TOLD_PLUGINS, unsupported
 from pyfrp.plugins import PLUGIN_TYPES, make_plugin
 
 
@@ -15,7 +15,8 @@ def test_the_configuration_knows_what_is_registered():
 
 
 @pytest.mark.parametrize("tag", CLIENT_PLUGINS)
-def test_a_plugin_is_made_or_refused_by_its_type(tag):
+def test_a_plugin_is_made_or_refused_by_its_type(tag, tmp_path, monkeypatch):
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     needed = {"localPath": "/x", "unixPath": "/x", "localAddr": "127.0.0.1:1"}
     keys = {"static_file": ["localPath"], "unix_domain_socket": ["unixPath"]}.get(tag, [])
     if "http2" in tag or "https2" in tag or tag == "tls2raw":
@@ -30,3 +31,12 @@ def test_a_plugin_is_made_or_refused_by_its_type(tag):
     else:
         (problem,) = problems
         assert f'plugin.type = "{tag}" is not available in this release of pyfrp: use' in problem
+
+
+@pytest.mark.parametrize("tag", TOLD_PLUGINS)
+def test_a_plugin_with_a_plain_connection_to_its_service_may_tell_who_calls(tag):
+    plugin = {"type": tag, "unixPath": "/x", "localAddr": "127.0.0.1:1"}
+    del plugin["localAddr" if tag == "unix_domain_socket" else "unixPath"]
+    proxy = {"name": "p", "type": "tcp", "remotePort": 1, "plugin": plugin}
+    proxy["transport"] = {"proxyProtocolVersion": "v2"}
+    assert unsupported(client_from_dict({"serverAddr": "127.0.0.1", "proxies": [proxy]})) == []

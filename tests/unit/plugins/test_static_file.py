@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from pyfrp.errors import BadHead
 from pyfrp.plugins import static_file
 from pyfrp.plugins.files import content_type
 from pyfrp.plugins.static_file import _Moved, _path_of
+from pyfrp.wire.http1 import ChunkedDecoder
 from tests.support.waiting import until
 from tests.unit.plugins.scene import plugin, user
 
@@ -129,6 +131,74 @@ async def test_parts_and_conditions(root, lines, status, body):
         assert fields["content-range"] == "bytes */5"
     got, _, found = await ask(root, "/a.txt", *lines, method="HEAD")
     assert (got, found) == (status, b"")
+
+
+GZIP = "Accept-Encoding: br, gzip;q=0.5"
+
+
+async def chunked(root, target: str, *lines: str) -> tuple[bytes, bytes]:
+    """Head and body of an answer in chunks, unpacked."""
+    async with user(made(root)) as u:
+        head = [f"GET {target} HTTP/1.1", "Host: a", *lines, "Connection: close", "", ""]
+        await u.says("\r\n".join(head).encode())
+        raw = await u.hears_end()
+        await u.done()
+    top, _, body = raw.partition(b"\r\n\r\n")
+    assert b"\r\nTransfer-Encoding: chunked" in top
+    assert b"\r\nContent-Length" not in top
+    payload, used = ChunkedDecoder().feed(body)
+    assert used == len(body)
+    return top, gzip.decompress(payload)
+
+
+async def test_text_is_packed_for_those_who_take_it(root, loop_kind):
+    text = b"".join(b"%d bottles\n" % number for number in range(100_000))
+    (root / "song.txt").write_bytes(text)
+    top, body = await chunked(root, "/song.txt", GZIP)
+    assert body == text
+    for line in (b"Content-Encoding: gzip", b"Vary: Accept-Encoding"):
+        assert b"\r\n" + line in top
+    _, fields, _ = await ask(root, "/song.txt", "Accept-Encoding: *", method="HEAD")
+    assert fields["content-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize(
+    ("target", "lines"),
+    [
+        ("/song.txt", []),
+        ("/song.txt", ["Accept-Encoding: gzip;q=0, *"]),
+        ("/song.txt", ["Accept-Encoding: deflate, x-gzip"]),
+        ("/song.txt", [GZIP, "Range: bytes=0-"]),
+        ("/a.txt", [GZIP]),
+        ("/song.zip", [GZIP]),
+    ],
+)
+async def test_what_would_not_become_shorter_is_not_packed(root, target, lines):
+    for name in ("song.txt", "song.zip"):
+        (root / name).write_bytes(b"la" * 500)
+    _, fields, body = await ask(root, target, *lines)
+    assert "content-encoding" not in fields
+    assert body in (b"la" * 500, b"hello")
+
+
+async def test_listings_are_packed_as_well(root):
+    for number in range(20):
+        (root / "dir" / "sub" / f"file {number}").touch()
+    _, fields, body = await ask(root, "/dir/sub/", GZIP)
+    assert fields["content-encoding"] == "gzip"
+    assert gzip.decompress(body).count(b"<a href=") == 20
+
+
+async def test_a_packed_file_that_shrinks_meanwhile_does_not_look_whole(root):
+    (root / "big.txt").write_bytes(os.urandom(8 << 20))
+    async with user(made(root)) as u:
+        u.end.pause_reading()
+        await u.says(f"GET /big.txt HTTP/1.1\r\nHost: a\r\n{GZIP}\r\n\r\n".encode())
+        await until(lambda: u.work._choked, "the file to be held back")
+        os.truncate(root / "big.txt", 1000)
+        u.end.resume_reading()
+        await u.done()
+        assert u.work.aborted
 
 
 async def test_several_parts_come_in_one_answer(root):

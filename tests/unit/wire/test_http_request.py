@@ -14,6 +14,7 @@ from pyfrp.wire.http1 import (
     MAX_HEADER_COUNT,
     MAX_TARGET_BYTES,
     BadHead,
+    Forwarding,
     HeadEdit,
     RequestHead,
     check_partial_head,
@@ -304,6 +305,55 @@ def test_forwarded_for_is_appended_to(sent: list[bytes], result: bytes) -> None:
     assert sorted(fields) == sorted(
         [b"Host: llm.local", b"X-Forwarded-For: " + result, FORWARDED[1], PROTO]
     )
+
+
+@pytest.mark.parametrize(
+    ("forwarding", "ip", "told"),
+    [
+        (Forwarding.HTTP, b"", [b"X-Forwarded-For: 1.1.1.1", FORWARDED[1], PROTO]),
+        (
+            Forwarding.HTTPS,
+            IP,
+            [b"X-Forwarded-For: 1.1.1.1, " + IP, FORWARDED[1], b"X-Forwarded-Proto: https"],
+        ),
+        (Forwarding.KEPT, IP, [b"x-forwarded-for: 1.1.1.1", b"X-Forwarded-Host:x"]),
+        (Forwarding.DROPPED, IP, []),
+    ],
+)
+def test_an_edit_says_what_the_next_hop_learns_of_the_caller(
+    forwarding: Forwarding, ip: bytes, told: list[bytes]
+) -> None:
+    sent = (b"x-forwarded-for: 1.1.1.1", b"X-Forwarded-Host:x", b"Forwarded: for=1.1.1.1")
+    edit = HeadEdit(None, {}, forwarding=forwarding)
+    out = rewrite_request_head(parse_request_head(head(*sent)), edit, ip)
+    assert fields_of(out) == [b"Host: llm.local", *told]
+
+
+@pytest.mark.parametrize(
+    ("line", "target"),
+    [
+        (b"GET http://llm.local/a?b HTTP/1.1", b"/a?b"),
+        (b"GET HTTP://llm.local?b HTTP/1.1", b"/?b"),
+        (b"GET http://llm.local HTTP/1.1", b"/"),
+        (b"OPTIONS http://llm.local HTTP/1.1", b"*"),
+        (b"GET /http://llm.local/ HTTP/1.1", b"/http://llm.local/"),
+        (b"GET /?http://a HTTP/1.1", b"/?http://a"),
+    ],
+)
+@pytest.mark.parametrize("host", [None, b"b.test:8"])
+def test_an_edit_for_a_server_has_paths_for_targets(
+    line: bytes, target: bytes, host: bytes | None
+) -> None:
+    edit = HeadEdit(host, {}, origin_form=True)
+    out = rewrite_request_head(parse_request_head(head(line=line)), edit, IP)
+    method = line.partition(b" ")[0]
+    named = host or b"llm.local"
+    assert out.startswith(b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method, target, named))
+
+
+def test_a_caller_without_an_address_is_not_made_up() -> None:
+    out = rewrite_request_head(parse_request_head(head()), None, b"")
+    assert fields_of(out) == [b"Host: llm.local", FORWARDED[1], PROTO]
 
 
 def test_http_1_0_request_goes_on_as_1_1_without_expectation() -> None:
