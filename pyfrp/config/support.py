@@ -85,7 +85,6 @@ _PROXY = (
         shows=True,
     ),
     _Missing("loadBalancer.group", "remove it; give each service its own domain or port"),
-    _Missing("transport.bandwidthLimit", "remove it", shows=True),
 )
 
 # Where no local service would be told who calls.
