@@ -20,10 +20,11 @@ class Limiter:
 
     Args:
         rate: Bytes per second, of all connections and both directions together.
+        loop: Whose clock and timers are used; the running one if not given.
     """
 
-    def __init__(self, rate: int) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, rate: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop = loop or asyncio.get_running_loop()
         self._bucket = Bucket(rate, self._loop.time())
         self._timer: asyncio.TimerHandle | None = None
         self._serving = False

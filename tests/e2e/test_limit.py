@@ -1,0 +1,213 @@
+"""Bandwidth limits of real programs: the rate that is set, on the side that is named."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.support.backends import Exchange, HttpBackend, sse
+from tests.support.datagrams import EchoUdp, UdpUser
+from tests.support.http import calling, request
+from tests.support.ports import free_port
+from tests.support.processes import (
+    HOST,
+    Config,
+    Kind,
+    Tunnel,
+    http_proxy,
+    merged,
+    require_official,
+    tcp_proxy,
+    tunnel,
+)
+from tests.support.services import BLOCK, Backend, Pipe, ScriptBackend, running
+from tests.support.waiting import all_of, until
+
+pytestmark = pytest.mark.e2e
+
+KB = 1024
+MB = 1024 * KB
+PIECE = BLOCK[: 64 * KB]
+WITHIN = 0.12  # Of a window of two seconds on a busy machine.
+WINDOW_S = 2.0
+
+
+class User(asyncio.Protocol):
+    """Somebody who reads, and writes if told so, as fast as the connection goes."""
+
+    def __init__(self, first: bytes, *, floods: bool) -> None:
+        self.received = 0
+        self._first = first
+        self._floods = floods
+        self._choked = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(self._first)
+        self._flood()
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+
+    def pause_writing(self) -> None:
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        self._flood()
+
+    def _flood(self) -> None:
+        while self._floods and not self._choked and not self.transport.is_closing():
+            self.transport.write(PIECE)
+
+
+@dataclass
+class Cell:
+    """A proxy with a service of its own, and the users who use it all the time."""
+
+    rate: int
+    mode: str = "client"
+    kind: str = "tcp"
+    up: bool = False
+    count: int = 1
+    layers: Config = field(default_factory=dict)
+    port: int = field(default_factory=free_port)
+    users: list[User] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.backend: Backend
+        if self.kind == "tcp":
+            self.backend = ScriptBackend(self._serve)
+        else:
+            self.backend = HttpBackend()
+            self.backend.on("/down", _flood)
+            self.backend.on("/up", _swallow)
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.mode}-{'up' if self.up else 'down'}-{self.count}"
+
+    def proxy(self) -> Config:
+        limit: Config = {}
+        if self.rate:
+            limit = {"bandwidthLimit": f"{self.rate / KB:g}KB", "bandwidthLimitMode": self.mode}
+        more = {"transport": merged(limit, self.layers)}
+        if self.kind == "tcp":
+            return tcp_proxy(self.name, self.backend.port, self.port, **more)
+        return http_proxy(self.name, self.backend.port, f"{self.name}.test", **more)
+
+    async def _serve(self, pipe: Pipe) -> None:
+        if self.up:
+            while await pipe.read_some():
+                pass
+        else:
+            await _pour(pipe)
+
+    def carried(self) -> int:
+        if self.up:
+            return sum(pipe.received for pipe in self.backend.pipes)
+        return sum(user.received for user in self.users)
+
+    async def begin(self, http_port: int) -> None:
+        loop = asyncio.get_running_loop()
+        first, port = b"", self.port
+        if self.kind == "http":
+            port = http_port
+            host = f"{self.name}.test"
+            more: dict[str, Any] = {}
+            if self.up:
+                more = {"method": "POST", "headers": [("Content-Length", str(1 << 40))]}
+            first = request("/up" if self.up else "/down", host, **more)
+        for _ in range(self.count):
+            user = User(first, floods=self.up)
+            await loop.create_connection(lambda made=user: made, HOST, port)  # type: ignore[misc]  # mypy and lambda defaults
+            self.users.append(user)
+
+    async def seconds_for(self, size: int) -> float:
+        """How long it takes to carry `size` more bytes."""
+        start, since = self.carried(), time.monotonic()
+        limit_s = 3 * size / self.rate + 15
+        await until(lambda: self.carried() - start >= size, f"{self.name}: {size} bytes", limit_s)
+        return time.monotonic() - since
+
+    async def measured(self, http_port: int, window_s: float) -> float:
+        """The rate in a window after the burst, in terms of the one that is set."""
+        await self.begin(http_port)
+        # The bucket is full at the beginning.
+        await self.seconds_for(int(1.3 * self.rate))
+        took = await self.seconds_for(int(window_s * self.rate))
+        return window_s / took
+
+    def end(self) -> None:
+        for user in self.users:
+            user.transport.abort()
+
+
+async def _pour(pipe: Pipe) -> None:
+    """Send until the peer leaves."""
+    while True:
+        await pipe.send(PIECE)
+        await asyncio.sleep(0)  # The end comes in a turn of its own.
+
+
+async def _flood(x: Exchange) -> None:
+    await x.start("200 OK", [("Content-Length", str(1 << 40))])
+    await _pour(x.pipe)
+
+
+async def _swallow(x: Exchange) -> None:
+    async for _ in x.chunks():
+        pass
+
+
+@asynccontextmanager
+async def limited(
+    directory: Path,
+    cells: Sequence[Cell],
+    kinds: tuple[Kind, Kind] = ("ours", "ours"),
+) -> AsyncIterator[Tunnel]:
+    """Run a pair of programs that has these proxies."""
+    if "official" in kinds:
+        require_official()
+    async with (
+        running(*(cell.backend for cell in cells)),
+        tunnel(directory, [cell.proxy() for cell in cells], kinds=kinds) as pair,
+    ):
+        try:
+            yield pair
+        finally:
+            for cell in cells:
+                cell.end()
+
+
+PAIRS: list[Any] = [
+    pytest.param(("ours", "ours"), ("client", "server"), id="ours-ours"),
+    pytest.param(("ours", "official"), ("server",), id="our-server", marks=pytest.mark.interop),
+    pytest.param(("official", "ours"), ("client",), id="our-client", marks=pytest.mark.interop),
+]
+
+
+@pytest.mark.parametrize(("kinds", "modes"), PAIRS)
+async def test_the_rate_is_the_one_that_is_set(
+    kinds: tuple[Kind, Kind], modes: tuple[str, ...], tmp_path: Path
+) -> None:
+    """All cells at once: each proxy has a limit of its own, whatever goes on beside it."""
+    cells = [
+        Cell(256 * KB, mode, kind, up, count)
+        for mode, kind, up, count in itertools.product(
+            modes, ("tcp", "http"), (False, True), (1, 50)
+        )
+    ]
+    async with limited(tmp_path, cells, kinds) as pair:
+        found = await all_of(cell.measured(pair.http_port, WINDOW_S) for cell in cells)
+        figures = {cell.name: round(rate, 3) for cell, rate in zip(cells, found, strict=True)}
+        print(figures)
+        assert all(1 - WITHIN <= rate <= 1 + WITHIN for rate in found), figures
