@@ -135,18 +135,17 @@ async def test_http_requests_share_the_limit_and_the_work_connection(monkeypatch
         peer = await o.login()
         await peer.http("web", "llm.test", bandwidth_limit="50KB", **SERVER)
         work = await peer.bring()
-        reader = None
+        callers = [await ask(o, get(host="llm.test"))]
+        _, reader = await work.start()
         loop = asyncio.get_running_loop()
         began = loop.time()
-        for number in range(3):
-            caller = await ask(o, get(host="llm.test"))
-            if reader is None:
-                _, reader = await work.start()
-            count = number + 1
-            await until(lambda n=count: reader.data.count(b"\r\n\r\n") == n, "the request")
+        while len(callers) < 4:
+            heads = len(callers)
+            await until(lambda n=heads: reader.data.count(b"\r\n\r\n") == n, "the request")
             work.end.write(answer(bytes(25_000)))
-            await until(lambda c=caller: len(c.sent) > 25_000, "the answer")
-            assert split_answers(caller.sent) == [(200, bytes(25_000))]
+            await until(lambda c=callers[-1]: len(c.sent) > 25_000, "the answer")
+            assert split_answers(callers[-1].sent) == [(200, bytes(25_000))]
+            callers.append(await ask(o, get(host="llm.test")))
         assert loop.time() - began >= (75_000 - 51_200) / 51_200 * 0.95
 
 
