@@ -96,7 +96,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.kind}-{self.mode}-{'up' if self.up else 'down'}-{self.count}"
+        way = "up" if self.up else "down"
+        return f"{self.kind}-{self.mode if self.rate else 'free'}-{way}-{self.count}"
 
     def proxy(self) -> Config:
         limit: Config = {}
@@ -251,18 +252,28 @@ async def test_tokens_come_one_by_one_beside_users_who_take_all_they_can(tmp_pat
         assert max(slowest) < 0.6
 
 
-async def test_users_who_do_not_read_cost_the_others_nothing(tmp_path: Path) -> None:
-    cells = [Cell(256 * KB, mode) for mode in ("client", "server")]
+async def test_users_who_do_not_read_take_no_credit_and_little_memory(tmp_path: Path) -> None:
+    """What the system buffers for them is paid for; after that the others have all of the rate."""
+    cells = [Cell(8 * MB, mode) for mode in ("client", "server")]
     async with limited(tmp_path, cells) as pair:
         for cell in cells:
-            await cell.begin(count=20, reads=False)
-        await until(lambda: all(len(c.backend.pipes) == 20 for c in cells), "the services to serve")
+            await cell.begin(count=4, reads=False)
+        await until(lambda: all(len(c.backend.pipes) == 4 for c in cells), "the services to serve")
+        for cell in cells:
+            await cell.begin()
+
+        async def at_full_rate(cell: Cell) -> None:
+            while await cell.seconds_for(cell.rate // 4) > 0.25 * (1 + WITHIN):
+                pass
+
+        await all_of((at_full_rate(cell) for cell in cells), limit_s=20)
         before = pair.figures()
-        found = await all_of(cell.measured(pair.http_port, WINDOW_S) for cell in cells)
-        assert all(1 - WITHIN <= rate <= 1 + WITHIN for rate in found), found
+        took = await all_of(cell.seconds_for(cell.rate) for cell in cells)
+        assert all(abs(seconds - 1) < WITHIN for seconds in took)
         for now, then in zip(pair.figures(), before, strict=True):
-            # 40 connections with what was on its way, and not all that their services would send.
-            assert now.rss_kib - then.rss_kib < 40 * 512
+            # Their services would have sent hundreds of megabytes meanwhile.
+            assert now.rss_kib - then.rss_kib < 8 * KB
+            assert now.rss_kib < 128 * KB
 
 
 async def test_datagrams_are_limited_too(tmp_path: Path) -> None:
