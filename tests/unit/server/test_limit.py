@@ -130,6 +130,11 @@ async def test_a_stop_does_not_wait_for_a_limited_user_for_ever(monkeypatch):
 # -- http ---------------------------------------------------------------------------------------
 
 
+def _body(sent: bytes) -> int:
+    """How much there is of an answer's body."""
+    return len(bytes(sent).partition(b"\r\n\r\n")[2])
+
+
 async def test_http_requests_share_the_limit_and_the_work_connection(monkeypatch):
     async with office(monkeypatch, **HTTP) as o:
         peer = await o.login()
@@ -143,7 +148,7 @@ async def test_http_requests_share_the_limit_and_the_work_connection(monkeypatch
             heads = len(callers)
             await until(lambda n=heads: reader.data.count(b"\r\n\r\n") == n, "the request")
             work.end.write(answer(bytes(25_000)))
-            await until(lambda c=callers[-1]: len(c.sent) > 25_000, "the answer")
+            await until(lambda c=callers[-1]: _body(c.sent) == 25_000, "the answer")
             assert split_answers(callers[-1].sent) == [(200, bytes(25_000))]
             callers.append(await ask(o, get(host="llm.test")))
         assert loop.time() - began >= (75_000 - 51_200) / 51_200 * 0.95
@@ -164,14 +169,14 @@ async def test_bytes_that_wait_behind_an_answer_never_reach_the_next_caller(monk
         limiter._bucket._credit = float(len(whole))
         work.end.write(whole)
         work.end.write(answer(b"for nobody"))
-        await until(lambda: split_answers(first.sent), "the answer")
+        await until(lambda: _body(first.sent) == 5, "the answer")
         again = await peer.bring()
         second = await ask(o, get(host="llm.test"))
         await reader.until_lost()
         _, fresh = await again.start()
         await until(lambda: b"\r\n\r\n" in fresh.data, "the request")
         again.end.write(answer(b"right"))
-        await until(lambda: split_answers(second.sent), "the answer")
+        await until(lambda: _body(second.sent) == 5, "the answer")
         assert split_answers(second.sent) == [(200, b"right")]
 
 
