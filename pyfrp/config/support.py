@@ -94,7 +94,6 @@ _PROXY = (
         _other_than(*PLUGINS),
         shows=True,
     ),
-    _Missing("transport.bandwidthLimit", "remove it", shows=True),
 )
 
 # Of these plugins the local service is told who calls, if it shall be (frp: of the latter since

@@ -49,6 +49,8 @@ class MuxStream(Stream):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol  # type: ignore[assignment]  # readers of bytes, by contract
+        # The last one may have been told to pause. This one has to hear of it with its next write.
+        self._full = False
 
     def get_protocol(self) -> asyncio.BaseProtocol | None:
         return self._protocol

@@ -28,13 +28,14 @@ class UpstreamUser(Protocol):
 class Upstream(asyncio.Protocol):
     """One work connection of an http proxy: in use by an exchange, or idle in its pool."""
 
-    __slots__ = ("_pool", "closed", "endpoint", "idle_since", "user")
+    __slots__ = ("_pool", "closed", "endpoint", "full", "idle_since", "user")
 
     def __init__(self, endpoint: Endpoint, pool: UpstreamPool, early: bytes) -> None:
         self.endpoint = endpoint
         self._pool = pool
         self.user: UpstreamUser | None = None
         self.idle_since = 0.0
+        self.full = False  # What was written has not left yet.
         self.closed = endpoint.is_closing()
         endpoint.set_protocol(self)
         if early:
@@ -74,10 +75,12 @@ class Upstream(asyncio.Protocol):
         self._lose(exc)
 
     def pause_writing(self) -> None:
+        self.full = True
         if self.user is not None:
             self.user.upstream_full()
 
     def resume_writing(self) -> None:
+        self.full = False
         if self.user is not None:
             self.user.upstream_drained()
 
@@ -98,15 +101,20 @@ class UpstreamPool:
         connect: `await connect(caller_address)` gives a started work connection, paused, and the
             bytes read ahead on it. Raises PyfrpError when there is none to be had.
         clock: Monotonic seconds.
+        unread: How much an endpoint has received and not delivered, for endpoints that hold bytes
+            back by themselves.
     """
 
     def __init__(
         self,
         connect: Callable[[tuple[str, int]], Awaitable[tuple[Endpoint, bytes]]],
         clock: Callable[[], float],
+        *,
+        unread: Callable[[Endpoint], int] | None = None,
     ) -> None:
         self._connect = connect
         self._clock = clock
+        self._unread = unread
         self._open: set[Upstream] = set()
         self._idle: dict[Upstream, None] = {}
         self._closed = False
@@ -120,8 +128,11 @@ class UpstreamPool:
         while idle:
             upstream = idle.popitem()[0]
             # One that was reset in this turn hears of it in the next.
-            if not upstream.endpoint.is_closing():
+            if upstream.endpoint.is_closing():
+                continue
+            if self._unread is None or not self._unread(upstream.endpoint):
                 return upstream
+            upstream.abort()  # As in `data_received`: nobody asked for these bytes.
         return None
 
     async def open(self, caller: tuple[str, int]) -> Upstream:
@@ -136,7 +147,9 @@ class UpstreamPool:
         upstream.user = None
         if upstream.closed:
             return
-        if self._closed or len(self._idle) >= MAX_IDLE:
+        # A full one was answered before it had taken its request: the next would queue up behind
+        # that, and not hear when to stop.
+        if self._closed or upstream.full or len(self._idle) >= MAX_IDLE:
             upstream.abort()
             return
         upstream.idle_since = self._clock()

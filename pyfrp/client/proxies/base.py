@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyfrp.errors import DialError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pyfrp.client.control import Control
     from pyfrp.client.health import HealthMonitor
     from pyfrp.config.proxies import ProxyBase
+    from pyfrp.net.limit import Limiter
     from pyfrp.plugins.base import Plugin
 
 LOCAL_DIAL_S = 10.0  # frp `client/proxy/proxy.go`.
@@ -78,6 +80,8 @@ class ClientProxy:
             proxy_type=cfg.type,
             use_encryption=cfg.transport.use_encryption,
             use_compression=cfg.transport.use_compression,
+            bandwidth_limit=cfg.transport.bandwidth_limit.strip(),
+            bandwidth_limit_mode="server" if cfg.transport.bandwidth_limit_mode == "server" else "",
             metas=dict(cfg.metadatas),
             annotations=dict(cfg.annotations),
             group=cfg.load_balancer.group,
@@ -168,9 +172,7 @@ class ClientProxy:
             return
         if header:
             local.write(header)
-        work, early = wrap_payload(
-            work, early, key=self._key, compress=cfg.transport.use_compression
-        )
+        work, early = self._wrap(work, early)
         bridge = self.bridge_type(
             work,
             local,
@@ -205,10 +207,8 @@ class ClientProxy:
     ) -> None:
         from pyfrp.plugins.base import Visit  # Loaded with the plugin.
 
+        work, early = self._wrap(work, early)
         try:
-            plain, ahead = wrap_payload(
-                work, early, key=self._key, compress=self.cfg.transport.use_compression
-            )
             source = start.src_addr, start.src_port
             try:
                 header = self._proxy_header(start)
@@ -217,8 +217,30 @@ class ClientProxy:
                 work.close()
                 return
             await plugin.serve(
-                Visit(plain, ahead, self.bridge_type, control, self.log, source, header)
+                Visit(work, early, self.bridge_type, control, self.log, source, header)
             )
         except BaseException:
             work.abort()
             raise
+
+    def _wrap(self, work: Endpoint, early: bytes) -> tuple[Endpoint, bytes]:
+        """Put the layers of this proxy on a work connection; see `wrap_payload`."""
+        return wrap_payload(
+            work,
+            early,
+            key=self._key,
+            compress=self.cfg.transport.use_compression,
+            link_limiter=self._limiter,
+        )
+
+    @cached_property
+    def _limiter(self) -> Limiter | None:
+        """What limits all connections of this proxy; made when the first one comes."""
+        transport = self.cfg.transport
+        if not transport.bandwidth_limit or transport.bandwidth_limit_mode != "client":
+            return None
+        from pyfrp.config.validate import parse_bandwidth
+        from pyfrp.net.limit import Limiter  # Few proxies have any.
+
+        rate = parse_bandwidth(transport.bandwidth_limit)
+        return Limiter(rate) if rate else None

@@ -10,7 +10,6 @@ from pyfrp.errors import DialError, LocalWireError
 from pyfrp.net.datagrams import Complaints, DatagramSocket, connect_udp, resolve_one
 from pyfrp.net.endpoint import Endpoint, format_address, peer_address
 from pyfrp.net.packets import PacketConn
-from pyfrp.net.payload import wrap_payload
 from pyfrp.net.scope import Scope
 from pyfrp.net.sockets import explain, is_numeric
 from pyfrp.wire.datagram import encode_packet, user_part
@@ -42,9 +41,7 @@ class DatagramProxy(ClientProxy):
         cfg = self.cfg
         server = format_address(peer_address(work))
         self.log.info(f"incoming a new work connection for {cfg.type} proxy, {server}")
-        work, early = wrap_payload(
-            work, early, key=self._key, compress=cfg.transport.use_compression
-        )
+        work, early = self._wrap(work, early)
         relay = UdpRelay(
             (cfg.local_ip, cfg.local_port),
             self._packet_size,

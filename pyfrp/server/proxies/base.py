@@ -19,6 +19,7 @@ from pyfrp.wire.messages import NewProxy, StartWorkConn
 
 if TYPE_CHECKING:
     from pyfrp.net.bridge import Bridge
+    from pyfrp.net.limit import Limiter
     from pyfrp.vhost.frontend import HttpFrontend
     from pyfrp.vhost.https import HttpsMuxer
     from pyfrp.vhost.tcpmux import TcpmuxMuxer
@@ -60,6 +61,9 @@ class ServerProxy:
         log: Bound to the run id and the proxy's name.
         scope: For the tasks of this proxy; ends with the control.
         user: Whose client it is; empty for one without.
+
+    Raises:
+        RefusedError: for a bandwidth limit that cannot be kept.
     """
 
     counts_ports: ClassVar[int] = 0  # Against `maxPortsPerClient`.
@@ -82,6 +86,7 @@ class ServerProxy:
         self._pool = pool
         self._key = derive_key(server.token) if wanted.use_encryption else None
         self._entrances: list[Entrance[Any]] = []
+        self._limiter = _limiter(wanted)
 
     async def start(self) -> str:
         """Open whatever users come through.
@@ -159,7 +164,39 @@ class ServerProxy:
                 )
             )
         )
-        return wrap_payload(endpoint, b"", key=self._key, compress=self.wanted.use_compression)
+        return wrap_payload(
+            endpoint,
+            b"",
+            key=self._key,
+            compress=self.wanted.use_compression,
+            payload_limiter=self._limiter,
+        )
+
+
+def _limiter(wanted: NewProxy) -> Limiter | None:
+    """What limits a proxy that wants that done by the server.
+
+    frp's server takes a limit that it cannot read for none. Its clients send no such thing, and
+    whoever asks for a limit relies on it.
+
+    Raises:
+        RefusedError: with the text of frp's client.
+    """
+    if wanted.bandwidth_limit_mode in ("", "client"):
+        return None
+    if wanted.bandwidth_limit_mode != "server":
+        raise RefusedError("bandwidth limit mode should be client or server")
+    from pyfrp.config.validate import parse_bandwidth
+
+    try:
+        rate = parse_bandwidth(wanted.bandwidth_limit)
+    except ValueError as exc:
+        raise RefusedError(str(exc)) from exc
+    if not rate:
+        return None
+    from pyfrp.net.limit import Limiter  # Few proxies have any.
+
+    return Limiter(rate)
 
 
 async def bind_first(

@@ -34,7 +34,8 @@ class HTTPProxy(ServerProxy):
             if edit is not None and edit.ignored:
                 names = ", ".join(edit.ignored)
                 self.log.warning(f"set headers that frame messages have no effect: {names}")
-        pool = UpstreamPool(self.open_work, server.clock)
+        unread = None if self._limiter is None else self._limiter.unread
+        pool = UpstreamPool(self.open_work, server.clock, unread=unread)
         route = HttpRoute(
             self.name,
             pool,

@@ -84,6 +84,21 @@ def test_every_type_sends_its_group_and_no_text_shows_the_key(kind):
     assert "s3cret" not in repr(msg)
 
 
+@pytest.mark.parametrize(
+    ("limit", "mode", "sent"),
+    [
+        ("", "client", ("", "")),
+        (" 1.5MB ", "client", ("1.5MB", "")),
+        ("512KB", "server", ("512KB", "server")),
+        ("", "server", ("", "server")),
+    ],
+)
+def test_a_bandwidth_limit_is_sent_whoever_keeps_it(limit, mode, sent):
+    made = proxy(transport={"bandwidthLimit": limit, "bandwidthLimitMode": mode})
+    msg = made.request()
+    assert (msg.bandwidth_limit, msg.bandwidth_limit_mode) == sent
+
+
 def test_a_secret_proxy_sends_its_secret_and_whom_it_admits():
     made = proxy(type="stcp", secretKey="s3cret", allowUsers=["bob", "*"])
     assert made.request() == NewProxy(

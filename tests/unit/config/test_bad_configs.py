@@ -387,7 +387,6 @@ UNSUPPORTED_CLIENT = [
         TCP + "plugin.type = 'socks5'\ntransport.proxyProtocolVersion = 'v2'",
         "proxy a: transport.proxyProtocolVersion",
     ),
-    (TCP + "transport.bandwidthLimit = '1MB'", 'proxy a: transport.bandwidthLimit = "1MB"'),
     (VISITOR + "serverName = 's'\nbindPort = 1", 'visitor v: type = "xtcp"'),
     (
         VISITOR.replace("xtcp", "stcp")
@@ -432,7 +431,7 @@ SUPPORTED_CLIENT = [
     "natHoleStunServer = 'x'\nudpPacketSize = 1400\nfeatureGates.VirtualNet = false\n",
     "transport.quic.keepalivePeriod = 5\nauth.oidc.scope = 'x'\nwebServer.user = 'x'\n",
     TCP + "loadBalancer = { group = 'g', groupKey = 'x' }\nhealthCheck.intervalSeconds = 5\n"
-    "transport.bandwidthLimitMode = 'server'\n",
+    "transport.bandwidthLimit = '1MB'\ntransport.bandwidthLimitMode = 'server'\n",
     HTTP + "locations = ['/a']\nhttpUser = 'u'\nhttpPassword = 'p'\nrouteByHTTPUser = 'u'\n"
     "hostHeaderRewrite = 'h'\nrequestHeaders.set.a = 'b'\nresponseHeaders.set.a = 'b'\n"
     "transport.useEncryption = true\ntransport.useCompression = true\nannotations.a = 'b'\n",

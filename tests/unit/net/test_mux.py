@@ -28,6 +28,22 @@ kinds = pytest.mark.parametrize("kind", ["memory", "tcp", "tls"])
 # -- streams as endpoints -----------------------------------------------------------------------
 
 
+async def test_a_new_reader_hears_that_a_full_stream_is_full():
+    """What introduced it on a saturated link filled it, and was told so in this one's place."""
+    async with mux_pair() as (client, _):
+        stream, first = client.open()
+        client.mux.pause_writing()
+        stream.write(b"introduction")
+        assert first.choked
+        second = Reader()
+        stream.set_protocol(second)
+        stream.write(b"payload")
+        assert second.choked
+        client.mux.resume_writing()
+        await turns()
+        assert not second.choked
+
+
 @kinds
 async def test_bytes_pass_both_ways_and_each_way_ends_by_itself(kind, loop_kind):
     async with mux_pair(kind) as (client, server):

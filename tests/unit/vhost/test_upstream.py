@@ -101,6 +101,40 @@ async def test_an_idle_one_that_the_far_end_closed_is_never_handed_out(how):
     assert wire.closed
 
 
+async def test_one_that_has_not_taken_its_request_is_not_kept():
+    """It was answered early: the next request would queue up behind the rest of that one."""
+    pool = Pool()
+    upstream = await pool.used()
+    [wire] = pool.wires
+    wire.protocol.pause_writing()
+    pool.give_back(upstream)
+    assert len(pool) == 0
+    assert wire.closed
+
+
+async def test_one_that_has_is_kept():
+    pool = Pool()
+    upstream = await pool.used()
+    [wire] = pool.wires
+    wire.protocol.pause_writing()
+    wire.protocol.resume_writing()
+    pool.give_back(upstream)
+    assert pool.take() is upstream
+
+
+async def test_one_with_bytes_that_wait_is_not_handed_out():
+    """Nobody asked for them, and they would be taken for the next answer."""
+    pool = Pool()
+    waiting = {}
+    pool._unread = lambda wire: waiting.get(wire, 0)
+    for _ in range(2):
+        pool.give_back(await pool.used())
+    waiting[pool.wires[1]] = 3
+    assert pool.take() is pool.wires[0].protocol
+    assert pool.wires[1].closed
+    assert pool.take() is None
+
+
 async def test_one_that_closes_in_this_very_turn_is_not_handed_out():
     pool = Pool()
     pool.give_back(await pool.used())
