@@ -9,6 +9,7 @@ from pyfrp.server.proxies.stcp import STCPProxy
 from pyfrp.server.proxies.tcp import TCPProxy
 from pyfrp.server.proxies.tcpmux import TCPMuxProxy
 from pyfrp.server.proxies.udp import UDPProxy
+from pyfrp.server.proxies.xtcp import XTCPProxy
 
 PROXY_TYPES: dict[str, type[ServerProxy]] = {
     "http": HTTPProxy,
@@ -17,4 +18,5 @@ PROXY_TYPES: dict[str, type[ServerProxy]] = {
     "tcp": TCPProxy,
     "tcpmux": TCPMuxProxy,
     "udp": UDPProxy,
+    "xtcp": XTCPProxy,
 }

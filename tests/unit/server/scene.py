@@ -266,6 +266,7 @@ class Office:
         assert server._proxies == {}
         assert server.ports._used == {}
         assert not len(server.visitors)
+        assert not len(server.meetings)
 
         assert server.udp_ports._used == {}
         if server.http is not None:
