@@ -74,8 +74,8 @@ PLUGINS = ("http_proxy", "socks5", "static_file", "unix_domain_socket")
 _PROXY = (
     _Missing(
         "type",
-        "use http, https, tcp, tcpmux, udp or stcp",
-        _other_than("http", "https", "tcp", "tcpmux", "udp", "stcp"),
+        "use http, https, tcp, tcpmux, udp, stcp or xtcp",
+        _other_than("http", "https", "tcp", "tcpmux", "udp", "stcp", "xtcp"),
         shows=True,
     ),
     _Missing(
@@ -92,7 +92,7 @@ _PROXY = (
 _UNTOLD = (_Missing("transport.proxyProtocolVersion", "remove it", shows=True),)
 
 _VISITOR = (
-    _Missing("type", "use stcp", _other_than("stcp"), shows=True),
+    _Missing("type", "use stcp or xtcp", _other_than("stcp", "xtcp"), shows=True),
     _Missing("plugin", "use bindAddr and bindPort"),
 )
 

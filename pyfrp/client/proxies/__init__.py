@@ -6,6 +6,7 @@ from pyfrp.client.proxies.base import ClientProxy
 from pyfrp.client.proxies.stcp import STCPProxy
 from pyfrp.client.proxies.types import HTTPProxy, HTTPSProxy, TCPMuxProxy, TCPProxy
 from pyfrp.client.proxies.udp import UDPProxy
+from pyfrp.client.proxies.xtcp import XTCPProxy
 
 PROXY_TYPES: dict[str, type[ClientProxy]] = {
     "http": HTTPProxy,
@@ -14,4 +15,5 @@ PROXY_TYPES: dict[str, type[ClientProxy]] = {
     "tcp": TCPProxy,
     "tcpmux": TCPMuxProxy,
     "udp": UDPProxy,
+    "xtcp": XTCPProxy,
 }
