@@ -50,6 +50,7 @@ Flags:
 _CLIENT_EXAMPLES = """\
   pyfrp client -c frpc.toml                        run with a file
   pyfrp client verify -c frpc.toml                 check the file, run nothing
+  pyfrp client nathole discover                    tell what kind of NAT this machine is behind
 """
 
 _VERIFY_EXAMPLES = """\
@@ -64,7 +65,6 @@ _LATER = {
         ("tcp", "udp", "http", "https", "tcpmux", "stcp", "sudp", "xtcp"), _WRITE_A_FILE
     ),
     "completion": "see --help for the flags",
-    "nathole": "there are no peer-to-peer proxies in it",
     "reload": "restart the client",
     "status": "look into its log",
     "stop": "send SIGTERM to the process, or use `systemctl stop`",
@@ -213,6 +213,10 @@ def _server(argv: list[str]) -> int:
 def _client(argv: list[str]) -> int:
     from pyfrp.cli.server import add_common
 
+    if argv[:1] == ["nathole"]:
+        from pyfrp.cli.nathole import run_nathole
+
+        return run_nathole(argv[1:])
     _refuse_later("client", argv)
     parser = FlagParser(
         "pyfrp client [verify]",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pyfrp.config.base import keys_of
@@ -28,12 +29,14 @@ class _Missing:
         asks: Tells by the value whether the feature is asked for; values that do nothing (a
             tuning of something that is off) pass.
         shows: Whether the value belongs into the message.
+        where: What it is missing in.
     """
 
     key: str
     instead: str
     asks: Callable[[Any], bool] = bool
     shows: bool = False
+    where: str = "this release of pyfrp"
 
 
 def _other_than(*values: str) -> Callable[[Any], bool]:
@@ -94,6 +97,13 @@ _UNTOLD = (_Missing("transport.proxyProtocolVersion", "remove it", shows=True),)
 _VISITOR = (
     _Missing("type", "use stcp or xtcp", _other_than("stcp", "xtcp"), shows=True),
     _Missing("plugin", "use bindAddr and bindPort"),
+    _Missing(
+        "protocol",
+        'add the package aioquic (pip install "pyfrp-tunnel[quic]"), or use "kcp"',
+        lambda value: value == "quic" and find_spec("aioquic") is None,
+        shows=True,
+        where="this installation",
+    ),
 )
 
 
@@ -144,13 +154,14 @@ def _look(cfg: Any, table: tuple[_Missing, ...]) -> Iterator[Problem]:
             value = None if key is None else getattr(value, key.attribute)
         if value is not None and missing.asks(value):
             shown = f' = "{value}"' if missing.shows else ""
-            yield _problem(missing.key, missing.instead, shown)
+            text = _sentence(missing.key + shown, missing.instead, missing.where)
+            yield Problem(text, tuple(missing.key.split(".")))
 
 
-def _problem(key: str, instead: str, shown: str = "") -> Problem:
-    return Problem(_sentence(key + shown, instead), tuple(key.split(".")))
+def _problem(key: str, instead: str) -> Problem:
+    return Problem(_sentence(key, instead), tuple(key.split(".")))
 
 
-def _sentence(what: str, instead: str) -> str:
+def _sentence(what: str, instead: str, where: str = "this release of pyfrp") -> str:
     verb = "are" if what == "httpPlugins" else "is"
-    return f"{what} {verb} not available in this release of pyfrp: {instead}"
+    return f"{what} {verb} not available in {where}: {instead}"

@@ -18,7 +18,8 @@ from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.kcp import KcpEndpoint
 from pyfrp.net.mux import MuxStream, MuxTransport
 
-KCP, QUIC = "kcp", "quic"
+KCP = "kcp"
+QUIC_HINT = 'pip install "pyfrp-tunnel[quic]", or set protocol = "kcp" in the visitor'
 CONV = 1
 KEEPALIVE_S = 10.0
 
@@ -61,9 +62,7 @@ async def make_tunnel(
     try:
         if protocol == KCP:
             return KcpTunnel(hole, on_stream=on_stream, report=report)
-        from pyfrp.nathole.quic import make_quic_tunnel
-
-        return await make_quic_tunnel(hole, options, on_stream=on_stream, report=report)
+        return await _quic_tunnel(hole, options, on_stream=on_stream, report=report)
     except BaseException:
         hole.outlet.close()
         raise
@@ -120,3 +119,36 @@ def _held(on_stream: OnStream) -> Callable[[MuxStream], None]:
         on_stream(stream)
 
     return take
+
+
+async def _quic_tunnel(
+    hole: Hole, options: PeerOptions, *, on_stream: OnStream | None, report: Report
+) -> Tunnel:
+    """A QUIC connection, its handshake done."""
+    try:
+        from pyfrp.net.quic import QuicSession
+    except ImportError as exc:
+        raise LinkError(f"QUIC needs the package aioquic: {QUIC_HINT}") from exc
+    outlet = hole.outlet
+    try:
+        outlet.connect(hole.peer)
+    except OSError as exc:
+        raise LinkError(f"dial quic error: {exc}") from exc
+    session = QuicSession(
+        outlet,
+        hole.peer,
+        info=hole.info(),
+        client=on_stream is None,
+        on_stream=on_stream,
+        keepalive_s=options.quic_keepalive_s,
+        idle_s=options.quic_idle_s,
+        report=report,
+    )
+
+    def read(data: bytes, source: tuple[str, int]) -> None:
+        if not hole.on_knock(data):
+            session.datagram_received(data)
+
+    outlet.reader = read
+    await session.ready()
+    return session

@@ -318,12 +318,12 @@ def _load_generated(context: ServerContext, state_dir: Path | None) -> None:
             there = path.exists()
             if there and _load_kept(context, path):
                 return
-            _keep(path, _generate(), replace=there)
+            _keep(path, generate_pair(), replace=there)
             if _load_kept(context, path):
                 return
         except OSError:
             pass  # Nowhere to keep it: a new one each time, as in frp. `certificate` tells.
-    pem = _generate()
+    pem = generate_pair()
     _load_from_memory(context, pem)
     context.fingerprint = fingerprint(_own_der(pem))
 
@@ -408,7 +408,7 @@ def _load_from_memory(context: ssl.SSLContext, pem: bytes) -> None:
         ) from exc
 
 
-def _generate() -> bytes:
+def generate_pair() -> bytes:
     """Make a key and a self-signed certificate for it; return both as PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization

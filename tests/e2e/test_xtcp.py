@@ -145,5 +145,5 @@ async def test_users_of_a_visitor_reach_the_service_past_the_server(
                     await _echoed(user, piece)
                 await _echoed(user, BLOCK)
 
-        await all_of((served(name) for name in ("kcp",)), limit_s=40)
-        await m.owner.server.logged(r"(?s)(report make hole success: true, mode 0, index \d.*?){1}")
+        await all_of((served(name) for name in ("kcp", "quic")), limit_s=40)
+        await m.owner.server.logged(r"(?s)(report make hole success: true, mode 0, index \d.*?){2}")

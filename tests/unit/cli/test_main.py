@@ -253,7 +253,7 @@ def test_usage_errors_go_to_standard_error_with_the_usage(
     "argv",
     [
         *(["client", tag, "-n", "x"] for tag in ("tcp", "udp", "http", "stcp", "xtcp", "tcpmux")),
-        *(["client", word] for word in ("reload", "status", "stop", "nathole", "completion")),
+        *(["client", word] for word in ("reload", "status", "stop", "completion")),
         ["client", "--config_dir", "x"],
         ["client", "-c", "x", "--config-dir=x"],
         ["server", "completion", "bash"],

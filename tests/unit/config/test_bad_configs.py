@@ -383,10 +383,7 @@ UNSUPPORTED_CLIENT = [
     ),
     *(
         (f"[[proxies]]\nname = 'a'\ntype = '{tag}'\n" + more, f'proxy a: type = "{tag}"')
-        for tag, more in (
-            ("sudp", ""),
-            ("xtcp", ""),
-        )
+        for tag, more in (("sudp", ""),)
     ),
     *(
         (
@@ -402,7 +399,10 @@ UNSUPPORTED_CLIENT = [
     ),
     (TCP + "loadBalancer.group = 'g'", "proxy a: loadBalancer.group"),
     (TCP + "transport.bandwidthLimit = '1MB'", 'proxy a: transport.bandwidthLimit = "1MB"'),
-    (VISITOR + "serverName = 's'\nbindPort = 1", 'visitor v: type = "xtcp"'),
+    (
+        VISITOR.replace("xtcp", "sudp") + "serverName = 's'\nbindPort = 1",
+        'visitor v: type = "sudp"',
+    ),
     (
         VISITOR.replace("xtcp", "stcp")
         + "serverName = 's'\nbindPort = 1\nplugin.type = 'virtual_net'",
@@ -432,6 +432,23 @@ def test_the_client_refuses_what_it_cannot_do_yet(text: str, words: str, tmp_pat
     assert words in str(caught.value)
     assert " not available in this release of pyfrp: " in str(caught.value)
     assert caught.value.line is not None
+
+
+def test_a_visitor_that_speaks_quic_needs_a_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "frpc.toml"
+    path.write_text(VISITOR + "serverName = 's'\nbindPort = 1\n")
+    check_supported(load_client(path))
+    monkeypatch.setattr("pyfrp.config.support.find_spec", lambda name: None)
+    with pytest.raises(ConfigError) as caught:
+        check_supported(load_client(path))
+    assert 'visitor v: protocol = "quic" is not available in this installation: ' in str(
+        caught.value
+    )
+    assert 'pip install "pyfrp-tunnel[quic]"' in str(caught.value)
+    path.write_text(path.read_text() + "protocol = 'kcp'\n")
+    check_supported(load_client(path))
 
 
 def test_an_unknown_feature_gate_is_refused_at_start_in_frps_words(tmp_path: Path) -> None:

@@ -181,10 +181,10 @@ def test_a_bad_proxy_of_an_included_file_is_found_there(here: Path) -> None:
 
 
 def test_what_is_not_supported_is_found_in_the_included_file(here: Path) -> None:
-    (here / "x.toml").write_text(PROXY.format("a").replace('"tcp"', '"xtcp"'))
+    (here / "x.toml").write_text(PROXY.format("a").replace('"tcp"', '"sudp"'))
     main = here / "frpc.toml"
     main.write_text('includes = ["x.toml"]\n')
-    with pytest.raises(ConfigError, match=r"x.toml:3: proxy a: type = \"xtcp\" is not available"):
+    with pytest.raises(ConfigError, match=r"x.toml:3: proxy a: type = \"sudp\" is not available"):
         check_supported(load_client(main))
 
 
