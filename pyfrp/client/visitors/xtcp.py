@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 20.0  # Of a user, for a tunnel, where there is nobody to fall back to.
 ATTEMPTS_S = 10.0  # Attempts start at most this often.
+LEAST_INTERVAL_S = 1.0  # Between looks at whether there is a tunnel, whatever the file says.
 
 
 class Allowance:
@@ -183,7 +184,7 @@ class XTCPVisitor(STCPVisitor):
         allowance = Allowance(self.cfg.max_retries_an_hour, loop.time())
         self._wanted.set()
         while self._session is session:
-            await asyncio.sleep(max(self.cfg.min_retry_interval, 1))
+            await asyncio.sleep(max(self.cfg.min_retry_interval, LEAST_INTERVAL_S))
             if self._tunnel is None:
                 await asyncio.sleep(allowance.wait(loop.time()))
                 self._wanted.set()

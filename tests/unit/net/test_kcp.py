@@ -102,7 +102,7 @@ async def test_a_slow_reader_stops_the_writer_and_lets_it_go_on():
 
 
 async def test_what_was_written_before_the_end_arrives():
-    async with linked(loss=0.3) as (a, b):
+    async with linked(loss=0.1) as (a, b):
         reader, writer = reading(b), reading(a)
         a.write(b"last words" * 1000)
         a.close()

@@ -172,7 +172,7 @@ async def test_a_slow_reader_bounds_what_is_in_memory():
 async def test_many_streams_live_side_by_side():
     async with linked() as pair:
         users = []
-        for _ in range(200):  # More than are allowed at first.
+        for _ in range(140):  # More than are allowed at first.
             near, user, far, service = await pair.open()
             near.write(b"x")
             await service.until_data(1)
