@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,8 @@ class StunServer:
     """Answers on two ports, each of which names the other.
 
     Args:
-        host: Where it listens.
+        hosts: Its two addresses.
+        make: Makes the sockets, perhaps somewhere else.
         shift: What the second port adds to the ports that it tells: what a NAT does that takes
             another port for each peer.
 
@@ -25,9 +27,15 @@ class StunServer:
         lonely: Names no other address.
     """
 
-    def __init__(self, host: str = "127.0.0.1", *, shift: int = 0) -> None:
-        self.host = host
+    def __init__(
+        self,
+        *hosts: str,
+        shift: int = 0,
+        make: Callable[[Callable[[], socket.socket]], socket.socket] = lambda bind: bind(),
+    ) -> None:
+        self.hosts = hosts or ("127.0.0.1",) * 2
         self.shift = shift
+        self._make = make
         self.asked: list[tuple[str, int]] = []
         self.silent = False
         self.lonely = False
@@ -36,20 +44,24 @@ class StunServer:
 
     @property
     def address(self) -> str:
-        return f"{self.host}:{self.ports[0]}"
+        return f"{self.hosts[0]}:{self.ports[0]}"
 
     async def __aenter__(self) -> StunServer:
         loop = asyncio.get_running_loop()
         for number in range(2):
-            sock = socket.socket(type=socket.SOCK_DGRAM)
-            sock.setblocking(False)
-            sock.bind((self.host, 0))
+            sock = self._make(lambda number=number: self._bind(number))
             self.ports.append(sock.getsockname()[1])
             transport, _ = await loop.create_datagram_endpoint(
                 lambda number=number: _Port(self, number), sock=sock
             )
             self._transports.append(transport)
         return self
+
+    def _bind(self, number: int) -> socket.socket:
+        sock = socket.socket(type=socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        sock.bind((self.hosts[number], 0))
+        return sock
 
     async def __aexit__(self, *exc: object) -> None:
         for transport in self._transports:
@@ -66,7 +78,7 @@ class StunServer:
         mapped = source[0], source[1] + self.shift * number
         binding = stun.Binding(transaction, mapped)
         if not self.lonely:
-            binding = replace(binding, other=(self.host, self.ports[1 - number]))
+            binding = replace(binding, other=(self.hosts[1 - number], self.ports[1 - number]))
         return stun.encode_response(binding)
 
 
