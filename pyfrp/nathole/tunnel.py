@@ -150,5 +150,6 @@ async def _quic_tunnel(
             session.datagram_received(data)
 
     outlet.reader = read
+    outlet.on_error = session.error_received
     await session.ready()
     return session

@@ -34,6 +34,8 @@ HANDSHAKE_S = 10.0
 WINDOW = 1024 * 1024  # Bytes that may wait for the reader of a stream.
 DATAGRAM = 1350  # Passes every usual path, as KCP's datagrams do.
 MIN_INITIAL = 1200  # RFC 9000, 14.1
+# A peer whose system says that nobody listens any more has gone; while it starts this is normal.
+REFUSED_S = 5.0
 _NO_ERROR = 0
 # Version and first byte of an initial packet: QUIC 1 and QUIC 2.
 _INITIAL = ((1, 0xC0), (0x6B3343CF, 0xD0))
@@ -47,7 +49,7 @@ class Datagrams(Protocol):
 
 
 class QuicSession:
-    """One connection. Whoever reads the socket calls `datagram_received`.
+    """One connection. Whoever reads the socket calls `datagram_received` and `error_received`.
 
     Args:
         socket: Sends to the peer; closed at the end.
@@ -85,6 +87,7 @@ class QuicSession:
         self._on_stream = on_stream
         self._streams: dict[int, QuicStream] = {}
         self._seen = 0  # Streams that the peer has opened.
+        self._heard = self.loop.time()
         self._keepalive_s = max(keepalive_s, 1.0)
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -153,9 +156,16 @@ class QuicSession:
     def datagram_received(self, data: bytes) -> None:
         if self.ended.done() or (self.connection is None and not self._accept(data)):
             return
-        self.connection.receive_datagram(data, self._peer, now=self.loop.time())
+        self._heard = self.loop.time()
+        self.connection.receive_datagram(data, self._peer, now=self._heard)
         self._read_events()
         self.schedule()
+
+    def error_received(self, exc: OSError) -> None:
+        """What the system says of an earlier datagram; sooner than the idle timeout."""
+        refused = isinstance(exc, ConnectionError)
+        if refused and self.loop.time() - self._heard > REFUSED_S:
+            self._lose(PeerClosed(f"the QUIC connection was lost: {exc}"))
 
     def _accept(self, data: bytes) -> bool:
         """Take the first datagram of a client; anything else is dropped."""

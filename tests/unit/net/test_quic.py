@@ -240,6 +240,19 @@ async def test_a_peer_that_does_not_answer_is_given_up(monkeypatch):
     assert all(wire.closed for wire in pair.wires)
 
 
+async def test_a_peer_whose_port_is_closed_is_gone_after_a_while(monkeypatch):
+    async with linked() as pair:
+        _, user, _, _ = await pair.open()
+        pair.client.error_received(ConnectionRefusedError("refused"))
+        await turns()
+        assert user.lost == []  # It was heard just now.
+        monkeypatch.setattr(quic, "REFUSED_S", -1.0)
+        pair.client.error_received(OSError("no room"))
+        assert user.lost == []
+        pair.client.error_received(ConnectionRefusedError("refused"))
+        assert isinstance(await user.until_lost(), ConnectionResetError)
+
+
 @pytest.mark.parametrize("data", [b"", b"x", bytes(1300), b"\xc0\0\0\0\1\x00" + bytes(1300)])
 async def test_what_begins_no_connection_is_dropped(data):
     pair = Pair(1.0, 10.0)
