@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyfrp.errors import RefusedError
-from pyfrp.nathole.meetings import Coordinator, Send
 from pyfrp.wire.messages import NatHoleClient, NatHoleReport, NatHoleVisitor
+
+if TYPE_CHECKING:
+    from pyfrp.nathole.meetings import Coordinator, Send
 
 
 class Meetings:
-    """A coordinator with a timer, a log, and the texts of frp's log.
+    """A coordinator with a timer, a log, and the texts of frp's log; loaded when it is needed.
 
     Args:
         keep_s: How long is remembered what worked between which networks.
@@ -20,11 +22,20 @@ class Meetings:
 
     def __init__(self, keep_s: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._coordinator = Coordinator(keep_s)
+        self._keep_s = keep_s
+        self._made: Coordinator | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._coordinator)
+        return 0 if self._made is None else len(self._made)
+
+    @property
+    def _coordinator(self) -> Coordinator:
+        if self._made is None:
+            from pyfrp.nathole.meetings import Coordinator  # few servers see any
+
+            self._made = Coordinator(self._keep_s)
+        return self._made
 
     def listen(
         self,
@@ -68,8 +79,9 @@ class Meetings:
 
     def close(self) -> None:
         """Forget every meeting."""
-        self._coordinator.close()
-        self._arm()
+        if self._made is not None:
+            self._made.close()
+            self._arm()
 
     def _arm(self) -> None:
         if self._timer is not None:

@@ -439,6 +439,7 @@ def test_a_visitor_that_speaks_quic_needs_a_package(
 ) -> None:
     path = tmp_path / "frpc.toml"
     path.write_text(VISITOR + "serverName = 's'\nbindPort = 1\n")
+    monkeypatch.setattr("pyfrp.config.support.find_spec", lambda name: name)
     check_supported(load_client(path))
     monkeypatch.setattr("pyfrp.config.support.find_spec", lambda name: None)
     with pytest.raises(ConfigError) as caught:
