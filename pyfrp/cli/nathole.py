@@ -48,7 +48,8 @@ def run_nathole(argv: Sequence[str]) -> int:
         print(parser.format_help(), end="")
         return OK
     if words != ["discover"]:
-        what = f'unknown command "{words[0]}"' if words else "a command is missing: discover"
+        unknown = [word for word in words if word != "discover"] or words[1:]
+        what = f'unknown command "{unknown[0]}"' if unknown else "a command is missing: discover"
         raise UsageError(f'{what} for "pyfrp client nathole"', parser.format_usage())
     server = flags.nat_hole_stun_server or _configured(flags)
     from pyfrp.net.runner import run

@@ -320,9 +320,8 @@ class QuicStream:
     def write(self, data: bytes) -> None:
         if self._closing or self._near_ended or self._refused or not data:
             return
-        self._session.connection.send_stream_data(self._number, data)
+        self._send(data)
         self._written += len(data)
-        self._session.schedule()
         if not self._full and self._unsent() > HIGH_WATER:
             self._full = True
             self._protocol.pause_writing()
@@ -333,8 +332,7 @@ class QuicStream:
     def write_eof(self) -> None:
         if not (self._near_ended or self._refused or self._lost):
             self._near_ended = True
-            self._session.connection.send_stream_data(self._number, b"", end_stream=True)
-            self._session.schedule()
+            self._send(b"", end=True)
 
     def is_closing(self) -> bool:
         return self._closing or self._lost
@@ -450,6 +448,13 @@ class QuicStream:
         except Exception as exc:
             self._session.report(exc, "a stream's reader failed")
             self.abort()
+
+    def _send(self, data: bytes, *, end: bool = False) -> None:
+        try:
+            self._session.connection.send_stream_data(self._number, data, end_stream=end)
+        except (RuntimeError, ValueError):
+            self._refused = True  # The peer has said so already; we have not read that far yet.
+        self._session.schedule()
 
     def _inner(self) -> Any:
         """aioquic's own stream, for what it does not tell; None when it has ended both ways."""

@@ -134,6 +134,32 @@ async def test_what_was_written_before_the_end_arrives():
         assert await user.until_lost() is None
 
 
+async def test_what_is_written_to_a_peer_that_has_just_closed_is_dropped():
+    async with linked() as pair:
+        near, user, far, service = await pair.open()
+        user.on_data = lambda data: near.write(b"thanks")
+        # The answer, its end and the refusal of more share a datagram.
+        far.write(b"answer")
+        far.close()
+        await user.until_ended()
+        assert user.data == b"answer"
+        near.write(b"more")
+        near.write_eof()
+        await user.until_lost()
+        assert await service.until_lost() is None
+        assert service.data == b""
+
+
+async def test_what_is_written_before_a_refusal_is_read_is_dropped():
+    async with linked() as pair:
+        near, user, _, _ = await pair.open()
+        # What aioquic does when it reads the refusal, before it tells us.
+        pair.client.connection.reset_stream(near._number, 0)
+        near.write(b"x")
+        near.write_eof()
+        assert user.lost == []
+
+
 async def test_a_reset_is_told_from_an_end():
     async with linked() as pair:
         near, user, _, service = await pair.open()
