@@ -22,7 +22,8 @@ class StunServer:
             another port for each peer.
 
     Attributes:
-        asked: Who asked, in order.
+        heard: How many datagrams came, answered or not.
+        asked: Who was answered, in order.
         silent: Answers nothing.
         lonely: Names no other address.
     """
@@ -36,6 +37,7 @@ class StunServer:
         self.hosts = hosts or ("127.0.0.1",) * 2
         self.shift = shift
         self._make = make
+        self.heard = 0
         self.asked: list[tuple[str, int]] = []
         self.silent = False
         self.lonely = False
@@ -68,6 +70,7 @@ class StunServer:
             transport.abort()
 
     def answer(self, number: int, data: bytes, source: tuple[str, int]) -> bytes | None:
+        self.heard += 1
         if self.silent:
             return None
         try:

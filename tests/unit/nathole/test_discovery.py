@@ -55,7 +55,7 @@ async def test_a_question_that_gets_lost_is_asked_again(monkeypatch, outlet):
         server.silent = True
 
         async def wake():
-            await asyncio.sleep(0.005)
+            await until(lambda: server.heard, "the first question")
             server.silent = False
 
         found, _ = await asyncio.gather(discover(outlet, server.address), wake())
@@ -149,8 +149,7 @@ async def test_nothing_stays_open_when_it_is_cancelled():
     async with StunServer() as server:
         server.silent = True
         task = asyncio.get_running_loop().create_task(prepare(server.address, assisted=False))
-        await until(lambda: task.done() or len(asyncio.all_tasks()) > 1, "the task to run")
-        await turns()
+        await until(lambda: server.heard, "the question")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

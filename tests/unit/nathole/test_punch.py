@@ -112,9 +112,10 @@ async def test_random_ports_meet_many_sockets(pair, monkeypatch):
 async def test_a_lost_knock_is_repeated(pair, monkeypatch):
     monkeypatch.setattr(punching, "KNOCK_AGAIN_S", (0.05, 0.05))
     one, two = pair
+    ignored = []
+    one.reader = lambda data, source: ignored.append(data)
     sender = go(two, answer(one, "sender"))
-    await asyncio.sleep(0.02)
-    # The first one came when nobody watched.
+    await until(lambda: ignored, "the first knock, that nobody watches for")
     await met(sender, go(one, answer(two, "receiver")))
 
 
@@ -172,8 +173,10 @@ async def test_everything_is_closed_when_nobody_comes(pair):
 
 async def test_everything_is_closed_when_it_is_cancelled(pair):
     one, two = pair
+    knocks = []
+    two.reader = lambda data, source: knocks.append(source)
     task = go(one, answer(two, "receiver", listen_random_ports=5))
-    await asyncio.sleep(0.02)
+    await until(lambda: len(knocks) == 6, "knocks of all sockets")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
