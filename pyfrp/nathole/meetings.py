@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import secrets
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import md5
@@ -247,7 +247,7 @@ class Coordinator:
 
 def _new_sid() -> str:
     # frp puts the time before the random digits; nobody reads it.
-    return secrets.token_hex(13)
+    return os.urandom(13).hex()
 
 
 def _classify(client: NatHoleClient, visitor: NatHoleVisitor) -> tuple[Nat, Nat]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from typing import TYPE_CHECKING
 
 from pyfrp.client.proxies.base import ClientProxy, Phase
@@ -91,7 +91,7 @@ class XTCPProxy(ClientProxy):
             f"nathole prepare success, nat type: {ready.nat.kind}, behavior: {ready.nat.behavior}, "
             f"addresses: {ready.mapped}, assistedAddresses: {ready.assisted}"
         )
-        transaction = secrets.token_hex(13)
+        transaction = os.urandom(13).hex()
         try:
             answer = await control.ask(
                 NatHoleClient(

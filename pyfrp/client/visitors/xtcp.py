@@ -7,7 +7,7 @@ There is one tunnel for all users. It is made when the first of them comes, or a
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +144,7 @@ class XTCPVisitor(STCPVisitor):
         cfg = self.cfg
         await session.ask(
             NatHoleVisitor(
-                transaction_id=secrets.token_hex(13), proxy_name=self.target, pre_check=True
+                transaction_id=os.urandom(13).hex(), proxy_name=self.target, pre_check=True
             )
         )
         ready = await prepare(
@@ -156,7 +156,7 @@ class XTCPVisitor(STCPVisitor):
             f"addresses: {ready.mapped}, assistedAddresses: {ready.assisted}"
         )
         now = int(time.time())
-        transaction = secrets.token_hex(13)
+        transaction = os.urandom(13).hex()
         try:
             answer = await session.ask(
                 NatHoleVisitor(
