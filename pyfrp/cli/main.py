@@ -52,6 +52,7 @@ Flags:
 _CLIENT_EXAMPLES = """\
   pyfrp client -c frpc.toml                        run with a file
   pyfrp client verify -c frpc.toml                 check the file, run nothing
+  pyfrp client nathole discover                    tell what kind of NAT this machine is behind
 
 Without a file, for one proxy or one visitor (each with --help):
   pyfrp client tcp|udp|http|https|tcpmux|stcp|sudp|xtcp [flags]
@@ -66,7 +67,6 @@ _VERIFY_EXAMPLES = """\
 # What frp has and this release has not, and what to do instead.
 _LATER = {
     "completion": "see --help for the flags",
-    "nathole": "there are no peer-to-peer proxies in it",
     "reload": "restart the client",
     "status": "look into its log",
     "stop": "send SIGTERM to the process, or use `systemctl stop`",
@@ -217,6 +217,10 @@ def _server(argv: list[str]) -> int:
 def _client(argv: list[str]) -> int:
     from pyfrp.cli.server import add_common
 
+    if argv[:1] == ["nathole"]:
+        from pyfrp.cli.nathole import run_nathole
+
+        return run_nathole(argv[1:])
     parser = FlagParser(
         "pyfrp client [verify]",
         "Run the client, which offers local services through the server (frpc).\n"

@@ -14,13 +14,16 @@ from pyfrp.auth.token import TokenAuth
 from pyfrp.client.connector import Connector
 from pyfrp.client.proxies.base import ClientProxy, Phase
 from pyfrp.errors import (
+    HandshakeError,
     IdleTimeout,
     LinkError,
     LocalWireError,
     PeerClosed,
     PyfrpError,
+    RefusedError,
     WireError,
 )
+from pyfrp.nathole.options import PeerOptions
 from pyfrp.net.bridge import Carried
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.endpoint import Endpoint
@@ -29,6 +32,10 @@ from pyfrp.net.scope import Scope
 from pyfrp.wire.messages import (
     CloseProxy,
     Message,
+    NatHoleClient,
+    NatHoleReport,
+    NatHoleResp,
+    NatHoleVisitor,
     NewProxyResp,
     NewWorkConn,
     Ping,
@@ -46,6 +53,7 @@ DRAIN_S = 10.0  # How long the server may not read the control connection.
 # server sent before it read our CloseProxy has come by then, unless the link is very slow.
 REST_S = 2.0
 SAMPLE_S = 0.5  # How often draining looks: the data path only counts, reading a clock costs more.
+MEETING_S = 5.0  # For NatHoleResp (frp `client/visitor/xtcp.go`).
 # Work connections on their way at once; a server that asks for more is answered later, in order.
 MAX_OPENING = 256
 
@@ -72,6 +80,7 @@ class Control:
         log: Any,
         report: Callable[[BaseException, str], None],
         visitors: Iterable[ClientVisitor] = (),
+        peer_options: PeerOptions | None = None,
     ) -> None:
         self.bridges: dict[Carried, None] = {}
         self._conn = conn
@@ -82,6 +91,9 @@ class Control:
         self._interval_s = interval_s
         self._timeout_s = timeout_s if interval_s > 0 else 0.0
         self._log = log.bind(run_id=run_id)
+        self.report = report
+        self.peer_options = peer_options or PeerOptions()
+        self._asked: dict[str, asyncio.Future[NatHoleResp]] = {}
         self._scope = Scope(report)
         self._visitors = self._keep(visitors)
         self._clock = asyncio.get_running_loop().time
@@ -216,6 +228,31 @@ class Control:
 
     # -- control messages ----------------------------------------------------------------------
 
+    async def ask(self, msg: NatHoleVisitor | NatHoleClient) -> NatHoleResp:
+        """Ask the server about a meeting; the answer has the question's transaction id.
+
+        Raises:
+            HandshakeError: when it does not answer.
+            RefusedError: with its words.
+        """
+        answer: asyncio.Future[NatHoleResp] = asyncio.get_running_loop().create_future()
+        self._asked[msg.transaction_id] = answer
+        try:
+            self._conn.write(msg)
+            async with asyncio.timeout(MEETING_S):
+                resp = await answer
+        except TimeoutError:
+            raise HandshakeError(f"no answer of the server within {MEETING_S:g} s") from None
+        finally:
+            del self._asked[msg.transaction_id]
+        if resp.error:
+            raise RefusedError(resp.error)
+        return resp
+
+    def tell(self, msg: NatHoleReport) -> None:
+        """Tell the server how a meeting went."""
+        self._conn.write(msg)
+
     def _handle(self, msg: object) -> None:
         if isinstance(msg, ReqWorkConn):
             if not self._stopping:
@@ -225,6 +262,10 @@ class Control:
             if proxy is not None:
                 proxy.answered(msg.remote_addr, msg.error, self._clock())
                 self._changed.set()
+        elif isinstance(msg, NatHoleResp):
+            asked = self._asked.get(msg.transaction_id)
+            if asked is not None and not asked.done():
+                asked.set_result(msg)
         elif isinstance(msg, Pong):
             if msg.error:
                 self._log.error(f"pong message contains error: {msg.error}")

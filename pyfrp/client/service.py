@@ -20,6 +20,7 @@ from pyfrp.client.proxies.base import ClientProxy
 from pyfrp.config.names import wire_name
 from pyfrp.errors import AuthError, HandshakeError, LinkError, PyfrpError, WireError
 from pyfrp.log import get_logger
+from pyfrp.nathole.options import PeerOptions
 from pyfrp.net.certs import client_context
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.datagrams import packet_size
@@ -242,6 +243,11 @@ class Client:
             log=self.log,
             report=self.report,
             visitors=self._visitors,
+            peer_options=PeerOptions(
+                stun_server=cfg.nat_hole_stun_server,
+                quic_keepalive_s=float(cfg.transport.quic.keepalive_period),
+                quic_idle_s=float(cfg.transport.quic.max_idle_timeout),
+            ),
         )
 
 

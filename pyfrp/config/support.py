@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pyfrp.config.base import keys_of
@@ -28,12 +29,14 @@ class _Missing:
         asks: Tells by the value whether the feature is asked for; values that do nothing (a
             tuning of something that is off) pass.
         shows: Whether the value belongs into the message.
+        where: What it is missing in.
     """
 
     key: str
     instead: str
     asks: Callable[[Any], bool] = bool
     shows: bool = False
+    where: str = "this release of pyfrp"
 
 
 def _other_than(*values: str) -> Callable[[Any], bool]:
@@ -83,12 +86,6 @@ PLUGINS = (
 
 _PROXY = (
     _Missing(
-        "type",
-        "use http, https, tcp, tcpmux, udp, stcp or sudp",
-        _other_than("http", "https", "tcp", "tcpmux", "udp", "stcp", "sudp"),
-        shows=True,
-    ),
-    _Missing(
         "plugin.type",
         f"use one of {', '.join(PLUGINS)}, or localIP and localPort",
         _other_than(*PLUGINS),
@@ -104,8 +101,14 @@ TOLD_PLUGINS = ("tls2raw", "unix_domain_socket")
 _UNTOLD = (_Missing("transport.proxyProtocolVersion", "remove it", shows=True),)
 
 _VISITOR = (
-    _Missing("type", "use stcp or sudp", _other_than("stcp", "sudp"), shows=True),
     _Missing("plugin", "use bindAddr and bindPort"),
+    _Missing(
+        "protocol",
+        'add the package aioquic (pip install "pyfrp-tunnel[quic]"), or use "kcp"',
+        lambda value: value == "quic" and find_spec("aioquic") is None,
+        shows=True,
+        where="this installation",
+    ),
 )
 
 
@@ -156,13 +159,14 @@ def _look(cfg: Any, table: tuple[_Missing, ...]) -> Iterator[Problem]:
             value = None if key is None else getattr(value, key.attribute)
         if value is not None and missing.asks(value):
             shown = f' = "{value}"' if missing.shows else ""
-            yield _problem(missing.key, missing.instead, shown)
+            text = _sentence(missing.key + shown, missing.instead, missing.where)
+            yield Problem(text, tuple(missing.key.split(".")))
 
 
-def _problem(key: str, instead: str, shown: str = "") -> Problem:
-    return Problem(_sentence(key + shown, instead), tuple(key.split(".")))
+def _problem(key: str, instead: str) -> Problem:
+    return Problem(_sentence(key, instead), tuple(key.split(".")))
 
 
-def _sentence(what: str, instead: str) -> str:
+def _sentence(what: str, instead: str, where: str = "this release of pyfrp") -> str:
     verb = "are" if what == "httpPlugins" else "is"
-    return f"{what} {verb} not available in this release of pyfrp: {instead}"
+    return f"{what} {verb} not available in {where}: {instead}"

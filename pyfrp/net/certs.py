@@ -338,12 +338,12 @@ def _load_generated(
             there = path.exists()
             if there and _load_kept(context, path):
                 return
-            _keep(path, _generate(), replace=there)
+            _keep(path, generate_pair(), replace=there)
             if _load_kept(context, path):
                 return
         except OSError:
             pass  # Nowhere to keep it: a new one each time, as in frp. `certificate` tells.
-    pem = _generate()
+    pem = generate_pair()
     _load_from_memory(context, pem, keys)
     context.fingerprint = fingerprint(_own_der(pem))
 
@@ -429,7 +429,7 @@ def _load_from_memory(context: ssl.SSLContext, pem: bytes, keys: PairKeys) -> No
         ) from exc
 
 
-def _generate() -> bytes:
+def generate_pair() -> bytes:
     """Make a key and a self-signed certificate for it; return both as PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization

@@ -220,6 +220,16 @@ class DatagramSocket(asyncio.DatagramProtocol):
         except OSError as exc:
             self._on_error(exc)
 
+    def connect(self, address: tuple[Any, ...]) -> None:
+        """From now on have datagrams of this address only, and its errors. Raises OSError."""
+        self._sock.connect(address)
+
+    @property
+    def address(self) -> tuple[Any, ...]:
+        """Where it is bound. Raises OSError after the end."""
+        name: tuple[Any, ...] = self._sock.getsockname()
+        return name
+
     def _send(self, data: bytes, address: tuple[Any, ...] | None) -> None:
         if address is None:
             self._sock.send(data)

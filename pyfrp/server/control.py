@@ -19,6 +19,9 @@ from pyfrp.wire.messages import (
     CloseProxy,
     Login,
     Message,
+    NatHoleClient,
+    NatHoleReport,
+    NatHoleVisitor,
     NewProxy,
     NewProxyResp,
     Ping,
@@ -133,6 +136,12 @@ class Control:
             await self._new_proxy(msg)
         elif isinstance(msg, CloseProxy):
             self._close_proxy(msg.proxy_name)
+        elif isinstance(msg, NatHoleVisitor):
+            self._server.meetings.visit(msg, self.user, self._tell, self.log)
+        elif isinstance(msg, NatHoleClient):
+            self._server.meetings.join(msg, self._tell, self.log)
+        elif isinstance(msg, NatHoleReport):
+            self._server.meetings.report(msg, self.log)
         else:
             self.log.debug("ignored a message", type=type(msg).__name__)
 
@@ -160,6 +169,12 @@ class Control:
             return
         log.info(f"new proxy [{name}] type [{wanted.proxy_type}] success")
         self._answer(NewProxyResp(proxy_name=name, remote_addr=address))
+
+    def _tell(self, msg: Message) -> None:
+        try:
+            self._conn.write(msg)
+        except LocalWireError as exc:
+            self.log.warning(f"an answer was not sent: {exc}")  # Of what another client told.
 
     def _answer(self, resp: NewProxyResp) -> None:
         try:

@@ -21,6 +21,7 @@ from pyfrp.server.bind import Bound, shares_port
 from pyfrp.server.control import Control
 from pyfrp.server.groups import Groups
 from pyfrp.server.links import Link, LinkAcceptor
+from pyfrp.server.meetings import Meetings
 from pyfrp.server.ports import PortManager
 from pyfrp.server.visitors import SHOWN, VisitorManager
 from pyfrp.version import FRP_VERSION
@@ -75,6 +76,7 @@ class Server:
         self.udp_packet_size = packet_size(cfg.udp_packet_size)
         self.groups = Groups(loop.time)
         self.visitors = VisitorManager()
+        self.meetings = Meetings(cfg.nathole_analysis_data_reserve_hours * 3600.0)
         self.proxy_bind_addr = cfg.proxy_bind_addr
         self.http_port = cfg.vhost_http_port
         self.https_port = cfg.vhost_https_port
@@ -227,6 +229,7 @@ class Server:
             listener.close()
         for control in list(self.controls.values()):
             control.close()
+        self.meetings.close()
         if self.http is not None:
             self.http.close()
         for muxer in (self.https, self.tcpmux):

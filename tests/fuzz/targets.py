@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from tests.fuzz import datagram_targets, http_targets, net_targets, wire_targets
+from tests.fuzz import (
+    datagram_targets,
+    http_targets,
+    nathole_targets,
+    net_targets,
+    wire_targets,
+)
 from tests.fuzz.engine import Target
 
 TARGETS: dict[str, Target] = {
@@ -10,6 +16,7 @@ TARGETS: dict[str, Target] = {
     for target in (
         *wire_targets.TARGETS,
         *http_targets.TARGETS,
+        *nathole_targets.TARGETS,
         *net_targets.TARGETS,
         *datagram_targets.TARGETS,
     )

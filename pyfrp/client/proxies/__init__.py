@@ -7,6 +7,7 @@ from pyfrp.client.proxies.stcp import STCPProxy
 from pyfrp.client.proxies.sudp import SUDPProxy
 from pyfrp.client.proxies.types import HTTPProxy, HTTPSProxy, TCPMuxProxy, TCPProxy
 from pyfrp.client.proxies.udp import UDPProxy
+from pyfrp.client.proxies.xtcp import XTCPProxy
 
 PROXY_TYPES: dict[str, type[ClientProxy]] = {
     "http": HTTPProxy,
@@ -16,4 +17,5 @@ PROXY_TYPES: dict[str, type[ClientProxy]] = {
     "tcp": TCPProxy,
     "tcpmux": TCPMuxProxy,
     "udp": UDPProxy,
+    "xtcp": XTCPProxy,
 }

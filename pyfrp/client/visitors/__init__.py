@@ -5,8 +5,10 @@ from __future__ import annotations
 from pyfrp.client.visitors.base import ClientVisitor
 from pyfrp.client.visitors.stcp import STCPVisitor
 from pyfrp.client.visitors.sudp import SUDPVisitor
+from pyfrp.client.visitors.xtcp import XTCPVisitor
 
 VISITOR_TYPES: dict[str, type[ClientVisitor]] = {
     "stcp": STCPVisitor,
     "sudp": SUDPVisitor,
+    "xtcp": XTCPVisitor,
 }

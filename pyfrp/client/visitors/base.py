@@ -14,10 +14,17 @@ from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.held import Held
 from pyfrp.net.payload import wrap_payload
 from pyfrp.wire.cfb import derive_key
-from pyfrp.wire.messages import Message, NewVisitorConn, NewVisitorConnResp
+from pyfrp.wire.messages import (
+    Message,
+    NatHoleResp,
+    NatHoleVisitor,
+    NewVisitorConn,
+    NewVisitorConnResp,
+)
 
 if TYPE_CHECKING:
     from pyfrp.config.visitors import VisitorBase
+    from pyfrp.nathole.options import PeerOptions
     from pyfrp.net.bridge import Bridge, Carried
     from pyfrp.net.conn import MessageConn
 
@@ -29,11 +36,17 @@ class Session(Protocol):
 
     run_id: str
     bridges: dict[Carried, None]
+    peer_options: PeerOptions
 
     async def introduce(self, first: Message) -> MessageConn:
         """Open a connection to the server and begin it with `first`. Raises LinkError."""
         ...
 
+    async def ask(self, msg: NatHoleVisitor) -> NatHoleResp:
+        """Ask the server about a meeting. Raises LinkError, and RefusedError with its words."""
+        ...
+
+    def report(self, exc: BaseException, what: str) -> None: ...
     def spawn(self, coro: Coroutine[Any, Any, None], *, name: str) -> None:
         """Run a task that ends with the session."""
         ...

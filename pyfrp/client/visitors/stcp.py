@@ -52,6 +52,10 @@ class STCPVisitor(ClientVisitor):
             return
         session.spawn(self._serve(session, user, held), name=f"user of {self.name}")
 
+    def turn_away(self, session: Session, user: Endpoint, held: Held) -> None:
+        """Let go a user who cannot be served."""
+        user.abort()
+
     async def _serve(self, session: Session, user: Endpoint, held: Held) -> None:
         address = format_address(peer_address(user))
         self.log.debug(f"get a user connection [{address}]")
@@ -59,7 +63,7 @@ class STCPVisitor(ClientVisitor):
             visit, early = await self.visit(session)
         except (LinkError, WireError, RefusedError) as exc:
             self.log.warning(f"start new visitor connection error: {exc}", user=address)
-            user.abort()
+            self.turn_away(session, user, held)
             return
         except BaseException:
             user.abort()

@@ -10,6 +10,7 @@ from pyfrp.server.proxies.sudp import SUDPProxy
 from pyfrp.server.proxies.tcp import TCPProxy
 from pyfrp.server.proxies.tcpmux import TCPMuxProxy
 from pyfrp.server.proxies.udp import UDPProxy
+from pyfrp.server.proxies.xtcp import XTCPProxy
 
 PROXY_TYPES: dict[str, type[ServerProxy]] = {
     "http": HTTPProxy,
@@ -19,4 +20,5 @@ PROXY_TYPES: dict[str, type[ServerProxy]] = {
     "tcp": TCPProxy,
     "tcpmux": TCPMuxProxy,
     "udp": UDPProxy,
+    "xtcp": XTCPProxy,
 }

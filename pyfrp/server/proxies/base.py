@@ -10,6 +10,7 @@ from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.payload import wrap_payload
 from pyfrp.net.scope import Scope
 from pyfrp.server.groups import Entrance, Groups, Member, Open
+from pyfrp.server.meetings import Meetings
 from pyfrp.server.ports import PortManager
 from pyfrp.server.visitors import VisitorManager
 from pyfrp.server.workpool import WorkPool
@@ -33,6 +34,7 @@ class Surroundings(Protocol):
     ports: PortManager
     groups: Groups
     visitors: VisitorManager
+    meetings: Meetings
     udp_ports: PortManager
     udp_packet_size: int
     http: HttpFrontend | None
@@ -138,14 +140,28 @@ class ServerProxy:
     async def open_work(
         self, source: tuple[str, int], target: tuple[str, int] = ("", 0)
     ) -> tuple[Endpoint, bytes]:
-        """A work connection that was told to start for a user.
+        """A work connection that was told to start for a user; see `start_work`.
+
+        Returns:
+            The endpoint below the payload, paused, and bytes read ahead.
+        """
+        endpoint = await self.start_work(source, target)
+        return wrap_payload(
+            endpoint,
+            b"",
+            key=self._key,
+            compress=self.wanted.use_compression,
+            payload_limiter=self._limiter,
+        )
+
+    async def start_work(
+        self, source: tuple[str, int], target: tuple[str, int] = ("", 0)
+    ) -> Endpoint:
+        """A work connection, paused, that was told to start, without the layers of the payload.
 
         Args:
             source: The user's address.
             target: Our address that the user came to.
-
-        Returns:
-            The endpoint below the payload, paused, and bytes read ahead.
 
         Raises:
             LinkError: when the client brought no work connection.
@@ -164,13 +180,7 @@ class ServerProxy:
                 )
             )
         )
-        return wrap_payload(
-            endpoint,
-            b"",
-            key=self._key,
-            compress=self.wanted.use_compression,
-            payload_limiter=self._limiter,
-        )
+        return endpoint
 
 
 def _limiter(wanted: NewProxy) -> Limiter | None:

@@ -252,7 +252,7 @@ def test_usage_errors_go_to_standard_error_with_the_usage(
 @pytest.mark.parametrize(
     "argv",
     [
-        *(["client", word] for word in ("reload", "status", "stop", "nathole", "completion")),
+        *(["client", word] for word in ("reload", "status", "stop", "completion")),
         ["client", "--config_dir", "x"],
         ["client", "-c", "x", "--config-dir=x"],
         ["server", "completion", "bash"],

@@ -381,13 +381,11 @@ UNSUPPORTED_CLIENT = [
         "featureGates.VirtualNet = true\nvirtualNet.address = '10.0.0.1/24'",
         "virtualNet.address",
     ),
-    ("[[proxies]]\nname = 'a'\ntype = 'xtcp'\n", 'proxy a: type = "xtcp"'),
     (TCP + "plugin.type = 'virtual_net'", 'proxy a: plugin.type = "virtual_net"'),
     (
         TCP + "plugin.type = 'socks5'\ntransport.proxyProtocolVersion = 'v2'",
         "proxy a: transport.proxyProtocolVersion",
     ),
-    (VISITOR + "serverName = 's'\nbindPort = 1", 'visitor v: type = "xtcp"'),
     (
         VISITOR.replace("xtcp", "stcp")
         + "serverName = 's'\nbindPort = 1\nplugin.type = 'virtual_net'",
@@ -417,6 +415,24 @@ def test_the_client_refuses_what_it_cannot_do_yet(text: str, words: str, tmp_pat
     assert words in str(caught.value)
     assert " not available in this release of pyfrp: " in str(caught.value)
     assert caught.value.line is not None
+
+
+def test_a_visitor_that_speaks_quic_needs_a_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "frpc.toml"
+    path.write_text(VISITOR + "serverName = 's'\nbindPort = 1\n")
+    monkeypatch.setattr("pyfrp.config.support.find_spec", lambda name: name)
+    check_supported(load_client(path))
+    monkeypatch.setattr("pyfrp.config.support.find_spec", lambda name: None)
+    with pytest.raises(ConfigError) as caught:
+        check_supported(load_client(path))
+    assert 'visitor v: protocol = "quic" is not available in this installation: ' in str(
+        caught.value
+    )
+    assert 'pip install "pyfrp-tunnel[quic]"' in str(caught.value)
+    path.write_text(path.read_text() + "protocol = 'kcp'\n")
+    check_supported(load_client(path))
 
 
 def test_an_unknown_feature_gate_is_refused_at_start_in_frps_words(tmp_path: Path) -> None:

@@ -181,10 +181,12 @@ def test_a_bad_proxy_of_an_included_file_is_found_there(here: Path) -> None:
 
 
 def test_what_is_not_supported_is_found_in_the_included_file(here: Path) -> None:
-    (here / "x.toml").write_text(PROXY.format("a").replace('"tcp"', '"xtcp"'))
+    (here / "x.toml").write_text(PROXY.format("a") + 'plugin.type = "virtual_net"\n')
     main = here / "frpc.toml"
     main.write_text('includes = ["x.toml"]\n')
-    with pytest.raises(ConfigError, match=r"x.toml:3: proxy a: type = \"xtcp\" is not available"):
+    with pytest.raises(
+        ConfigError, match=r'x.toml:\d: proxy a: plugin.type = "virtual_net" is not'
+    ):
         check_supported(load_client(main))
 
 

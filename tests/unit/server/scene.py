@@ -267,6 +267,8 @@ class Office:
         assert server.ports._used == {}
         assert not len(server.visitors)
         assert not len(server.groups)
+        assert not len(server.meetings)
+
         assert server.udp_ports._used == {}
         if server.http is not None:
             assert server.http.router._domains == {}

@@ -1,0 +1,266 @@
+"""KCP sessions on a network that loses, repeats and reorders, on a virtual clock."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyfrp.wire import kcp
+from pyfrp.wire.kcp import ACK, ASK_WINDOW, MAX_SEGMENT_DATA, PUSH, TELL_WINDOW, Segment
+from pyfrp.wire.kcp_session import MAX_DATAGRAM, KcpSession
+
+CONV = 1
+DELAY_S = 0.01
+
+
+class Net:
+    """Two sessions and the datagrams between them."""
+
+    def __init__(self, *, loss=0.0, twice=0.0, jitter=0.0, seed=0, window=64, room=10_000):
+        self.now = 0.0
+        self.dice = random.Random(seed)
+        self.loss, self.twice, self.jitter, self.room = loss, twice, jitter, room
+        self.got = [bytearray(), bytearray()]
+        self.ends = [
+            KcpSession(CONV, on_data=self.got[side].extend, now=0.0, window=window)
+            for side in (0, 1)
+        ]
+        self.on_way: list[tuple[float, int, int, bytes]] = []
+        self.count = 0
+        self.datagrams = [0, 0]
+
+    def send(self):
+        for side, end in enumerate(self.ends):
+            # A receiver's socket has room for so many at a time.
+            for datagram in end.take_output(self.now)[: self.room]:
+                self.datagrams[side] += 1
+                for _ in range(1 + (self.dice.random() < self.twice)):
+                    if self.dice.random() >= self.loss:
+                        self.count += 1
+                        when = self.now + DELAY_S + self.dice.random() * self.jitter
+                        self.on_way.append((when, self.count, 1 - side, datagram))
+
+    def run(self, limit_s=60.0, until=lambda: False):
+        """Let time pass until nothing is left to do."""
+        end_at = self.now + limit_s
+        while not until():
+            self.send()
+            times = [when for when, *_ in self.on_way]
+            times += [when for end in self.ends if (when := end.deadline()) is not None]
+            if not times or min(times) > end_at:
+                return
+            self.now = max(self.now, min(times))
+            due = sorted(item for item in self.on_way if item[0] <= self.now)
+            self.on_way = [item for item in self.on_way if item[0] > self.now]
+            for _, _, side, datagram in due:
+                self.ends[side].feed(datagram, self.now)
+            for end in self.ends:
+                when = end.deadline()
+                if when is not None and when <= self.now:
+                    end.wake(self.now)
+
+
+def segments(datagrams) -> list[Segment]:
+    return [s for d in datagrams for s in kcp.decode_segments(kcp.decode_datagram(d).body)]
+
+
+@given(
+    st.floats(0, 0.4),
+    st.floats(0, 0.5),
+    st.floats(0, 0.2),
+    st.integers(0, 2**32),
+    st.lists(st.tuples(st.integers(0, 1), st.binary(min_size=1, max_size=9000)), max_size=8),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_byte_arrives_once_and_in_order(loss, twice, jitter, seed, writes):
+    net = Net(loss=loss, twice=twice, jitter=jitter, seed=seed, window=16)
+    sent = [bytearray(), bytearray()]
+    for side, data in writes:
+        net.ends[side].write(data)
+        sent[1 - side] += data
+        net.run(0.05)
+    net.run(600.0)
+    assert net.got == sent
+    assert all(end.idle for end in net.ends)
+
+
+def test_a_quiet_session_sends_nothing_and_wants_no_time():
+    net = Net()
+    assert net.ends[0].take_output(0.0) == []
+    assert net.ends[0].deadline() is None
+    net.ends[0].write(b"hello")
+    net.run()
+    assert net.got[1] == b"hello"
+    assert net.datagrams == [1, 1]
+    assert net.ends[0].deadline() is None or net.ends[0].idle
+
+
+def test_small_writes_of_a_turn_share_a_segment():
+    end = KcpSession(CONV, on_data=print, now=0.0)
+    for _ in range(100):
+        end.write(b"word ")
+    (datagram,) = end.take_output(0.0)
+    assert [s.data for s in segments([datagram])] == [b"word " * 100]
+    assert end.unsent == 0
+
+
+def test_datagrams_are_no_longer_than_official_peers_take():
+    end = KcpSession(CONV, on_data=print, now=0.0)
+    end.write(bytes(10 * MAX_SEGMENT_DATA))
+    assert {len(d) for d in end.take_output(0.0)} == {1358}
+
+
+def test_a_large_transfer_survives_a_receiver_with_little_room():
+    net = Net(window=1024, room=90)
+    data = random.Random(1).randbytes(3_000_000)
+    net.ends[0].write(data)
+    net.run(120.0)
+    assert net.got[1] == data
+    # Little of it was sent in vain.
+    assert net.datagrams[0] < 1.5 * len(data) / MAX_SEGMENT_DATA
+
+
+def test_a_reader_that_stops_bounds_the_sender_and_is_asked():
+    net = Net(window=32)
+    net.ends[1].hold()
+    net.ends[0].write(bytes(100 * MAX_SEGMENT_DATA))
+    net.run(3.0)
+    assert net.got[1] == b""
+    assert len(net.ends[1]._ready) == 32
+    assert net.ends[0].unsent == 68 * MAX_SEGMENT_DATA
+    asked = []
+    feed = net.ends[1].feed
+
+    def watched(datagram, now):
+        asked.extend(s for s in segments([datagram]) if s.cmd == ASK_WINDOW)
+        feed(datagram, now)
+
+    net.ends[1].feed = watched
+    net.run(30.0)
+    assert len(asked) in (2, 3)  # After 7 s, 10.5 s more, and so on.
+    net.ends[1].release()
+    net.run(1.0)
+    assert len(net.got[1]) == 100 * MAX_SEGMENT_DATA
+
+
+def test_a_reader_may_stop_while_it_is_given_bytes():
+    net = Net()
+    end = net.ends[1]
+    end._on_data = lambda data: (net.got[1].extend(data), end.hold())
+    net.ends[0].write(b"first")
+    net.run(1.0)
+    net.ends[0].write(b"second")
+    net.run(1.0)
+    assert net.got[1] == b"first"
+    end.release()
+    assert net.got[1] == b"firstsecond"
+
+
+def test_a_question_for_the_window_is_answered():
+    end = KcpSession(CONV, on_data=print, now=0.0, window=50)
+    ask = kcp.encode_data(0, kcp.encode_segments([Segment(CONV, ASK_WINDOW, wnd=9)]))
+    end.feed(ask, 0.0)
+    (told,) = segments(end.take_output(0.0))
+    assert (told.cmd, told.wnd) == (TELL_WINDOW, 50)
+
+
+def test_what_was_overtaken_twice_is_sent_again_before_its_time():
+    end = KcpSession(CONV, on_data=print, now=0.0)
+    end.write(bytes(4 * MAX_SEGMENT_DATA))
+    sent = segments(end.take_output(0.0))
+    assert [s.sn for s in sent] == [0, 1, 2, 3]
+
+    def acknowledge(number):
+        ack = Segment(CONV, ACK, wnd=99, ts=sent[number].ts, sn=number)
+        end.feed(kcp.encode_data(0, kcp.encode_segments([ack])), 0.01)
+        return [s.sn for s in segments(end.take_output(0.01)) if s.cmd == PUSH]
+
+    assert acknowledge(1) == []
+    assert acknowledge(2) == [0]
+    assert acknowledge(3) == []
+
+
+def test_repetitions_wait_longer_each_time():
+    end = KcpSession(CONV, on_data=print, now=0.0)
+    end.write(b"x")
+    end.take_output(0.0)
+    waits = []
+    now = 0.0
+    for _ in range(5):
+        when = end.deadline()
+        assert when is not None
+        waits.append(round(when - now, 3))
+        now = when
+        end.wake(now)
+        assert len(end.take_output(now)) == 1
+    assert waits == [0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [
+        b"",
+        b"garbage",
+        bytes(MAX_DATAGRAM + 1),
+        kcp.encode_data(0, b"garbage"),
+        kcp.encode_parity(0, bytes(100)),
+        kcp.encode_data(0, kcp.encode_segments([Segment(2, PUSH, data=b"other")])),
+        kcp.encode_data(0, kcp.encode_segments([Segment(CONV, PUSH, sn=1024, data=b"far")])),
+    ],
+)
+def test_what_makes_no_sense_is_ignored(datagram):
+    got = []
+    end = KcpSession(CONV, on_data=got.append, now=0.0)
+    end.feed(datagram, 0.0)
+    assert got == []
+    assert end.take_output(0.0) == []
+
+
+def test_datagrams_without_a_header_are_understood():
+    got = []
+    end = KcpSession(CONV, on_data=got.append, now=0.0)
+    end.feed(kcp.encode_segments([Segment(CONV, PUSH, data=b"plain")]), 0.0)
+    assert got == [b"plain"]
+
+
+def test_numbers_go_on_past_32_bits():
+    net = Net(loss=0.2, seed=5)
+    start = 2**32 - 3
+    for end in net.ends:
+        end._next = end._wanted = start
+    data = bytes(range(256)) * 100
+    net.ends[0].write(data)
+    net.run(60.0)
+    assert net.got[1] == data
+    assert net.ends[1]._wanted > 2**32
+
+
+@given(
+    st.lists(
+        st.binary(max_size=200)
+        | st.builds(
+            lambda *args: kcp.encode_data(0, kcp.encode_segments([Segment(CONV, *args)])),
+            st.sampled_from([PUSH, ACK, ASK_WINDOW, TELL_WINDOW]),
+            st.integers(0, 255),
+            st.integers(0, 65535),
+            st.integers(0, 2**32 - 1),
+            st.integers(0, 20) | st.integers(0, 2**32 - 1),
+            st.integers(0, 20) | st.integers(0, 2**32 - 1),
+            st.binary(max_size=20),
+        ),
+        max_size=30,
+    )
+)
+def test_no_datagram_breaks_a_session(datagrams):
+    end = KcpSession(CONV, on_data=lambda data: None, now=0.0, window=16)
+    end.write(bytes(5000))
+    for number, datagram in enumerate(datagrams):
+        now = number / 100
+        end.feed(datagram, now)
+        end.take_output(now)
+        end.wake(now)
+        assert len(end._early) + len(end._ready) <= 16
+        assert len(end._sent) <= 16
