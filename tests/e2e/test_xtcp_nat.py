@@ -30,6 +30,10 @@ pytestmark = [pytest.mark.interop, pytest.mark.e2e]
 SECRET = "spec-secret"
 PORT, SERVICE, VISIT = 7000, 8000, 9000
 BLOCK = bytes(range(256)) * 2000
+OURS: tuple[Kind, Kind, Kind] = ("ours", "ours", "ours")
+OFFICIAL: tuple[Kind, Kind, Kind] = ("official", "official", "official")
+# The official programs among themselves are what ours are compared with.
+either = pytest.mark.parametrize("kinds", [OURS, pytest.param(OFFICIAL, marks=pytest.mark.slow)])
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -114,8 +118,10 @@ async def echoed(net: Homes, port: int = VISIT) -> None:
 @pytest.mark.parametrize(
     ("a", "b", "kinds"),
     [
-        ("restricted", "restricted", ("ours", "ours", "ours")),
+        ("restricted", "restricted", OURS),
         ("cone", "restricted", ("ours", "official", "ours")),
+        pytest.param("restricted", "restricted", OFFICIAL, marks=pytest.mark.slow),
+        pytest.param("cone", "restricted", OFFICIAL, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.timeout(120)
@@ -135,22 +141,28 @@ async def test_homes_behind_easy_nats_meet(
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-async def test_a_home_behind_a_symmetric_nat_meets_one_behind_an_easy_nat(tmp_path: Path) -> None:
+@either
+async def test_a_home_behind_a_symmetric_nat_meets_one_behind_an_easy_nat(
+    kinds: tuple[Kind, Kind, Kind], tmp_path: Path
+) -> None:
     """By many sockets and random ports, which takes a while."""
     keep = visitor(protocol="kcp", keepTunnelOpen=True)
     with homes("symmetric", "restricted") as net:
-        async with apart(tmp_path, net, [keep], ("ours", "ours", "ours")) as (server, owner, _):
+        async with apart(tmp_path, net, [keep], kinds) as (server, owner, _):
             await owner.logged("nat type: HardNAT, behavior: Behavior")
             await server.logged("report make hole success: true, mode 2", 60)
             await echoed(net)
 
 
 @pytest.mark.timeout(60)
-async def test_homes_that_cannot_meet_fall_back_to_the_server(tmp_path: Path) -> None:
+@either
+async def test_homes_that_cannot_meet_fall_back_to_the_server(
+    kinds: tuple[Kind, Kind, Kind], tmp_path: Path
+) -> None:
     relay = visitor(name="w", type="stcp", serverName="relay", bindPort=-1)
     visitors = [visitor(fallbackTo="w", fallbackTimeoutMs=300), relay]
     with homes("symmetric", "symmetric") as net:
-        async with apart(tmp_path, net, visitors, ("ours", "ours", "ours")) as (_, _, guest):
+        async with apart(tmp_path, net, visitors, kinds) as (_, _, guest):
             await echoed(net)
             await guest.logged("try to transfer connection to visitor: bob.w")
             await guest.logged("nat type: HardNAT, behavior: Behavior")
