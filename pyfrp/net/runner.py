@@ -26,7 +26,9 @@ def _keep_freed_memory() -> None:
     Until it has seen a large block freed it returns to the system whatever is above 128 KiB, and
     has it faulted in again page by page. Whether bulk transfers suffer from that depends on where
     in the heap their pieces happen to lie: a profile of one that did (`make bench`, row down) had a
-    tenth of all samples in page faults, those since have none. Source: mallopt(3), M_MMAP_THRESHOLD.
+    tenth of all samples in page faults, those since have none.
+
+    Source: mallopt(3), M_MMAP_THRESHOLD.
     """
     bytes(1024 * 1024)
 
