@@ -13,15 +13,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pyfrp.auth.token import TokenAuth
-from pyfrp.client.connector import Connector, Route, connect
+from pyfrp.client.connector import Connector
 from pyfrp.client.control import Control
 from pyfrp.client.proxies import PROXY_TYPES
 from pyfrp.client.proxies.base import ClientProxy
+from pyfrp.client.route import make_route
+from pyfrp.client.transports import connect
 from pyfrp.config.names import wire_name
 from pyfrp.errors import AuthError, HandshakeError, LinkError, PyfrpError, WireError
 from pyfrp.log import get_logger
 from pyfrp.nathole.options import PeerOptions
-from pyfrp.net.certs import client_context
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.datagrams import packet_size
 from pyfrp.version import FRP_VERSION
@@ -65,7 +66,7 @@ class Client:
         self.log: Any = get_logger()
         self._on_login = on_login
         self._auth = TokenAuth(cfg.auth.token, frozenset(cfg.auth.additional_scopes))
-        self._route = _route(cfg)
+        self._route = make_route(cfg)
         self._proxies = [self._make(proxy) for proxy in cfg.proxies]
         self._visitors = self._make_visitors()
         self._run_id = ""
@@ -261,25 +262,3 @@ def _interval(transport: ClientTransport) -> float:
     if transport.heartbeat_interval <= 0 < transport.heartbeat_timeout:
         return min(30.0, transport.heartbeat_timeout / 3)
     return float(transport.heartbeat_interval)
-
-
-def _route(cfg: ClientConfig) -> Route:
-    transport = cfg.transport
-    tls = transport.tls
-    context = None
-    if tls.enable:
-        context = client_context(
-            tls.cert_file, tls.key_file, tls.trusted_ca_file, tls.server_name or cfg.server_addr
-        )
-    return Route(
-        host=cfg.server_addr,
-        port=cfg.server_port,
-        local_ip=transport.connect_server_local_ip,
-        dial_timeout_s=float(transport.dial_server_timeout),
-        keepalive_s=float(transport.dial_server_keepalive),
-        tls=context,
-        tls_server_name=tls.server_name or cfg.server_addr,
-        tls_first_byte=not tls.disable_custom_tls_first_byte,
-        tcp_mux=transport.tcp_mux,
-        mux_keepalive_s=float(transport.tcp_mux_keepalive_interval),
-    )

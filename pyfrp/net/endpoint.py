@@ -17,7 +17,13 @@ HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
 
 
-class Endpoint(Protocol):
+class Addressed(Protocol):
+    """What can be asked about the connection below it, as `asyncio.BaseTransport` can."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
+
+
+class Endpoint(Addressed, Protocol):
     """What `asyncio.Transport` offers, as far as bridges and conversations use it.
 
     `write` after `close`, `abort` or the loss of the connection drops the bytes.
@@ -32,7 +38,6 @@ class Endpoint(Protocol):
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...
-    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
     def get_write_buffer_size(self) -> int: ...
 
@@ -58,13 +63,13 @@ def reset(endpoint: Endpoint) -> None:
     endpoint.abort()
 
 
-def peer_address(endpoint: Endpoint) -> tuple[str, int]:
+def peer_address(endpoint: Addressed) -> tuple[str, int]:
     """The far address as (ip, port); ("", 0) when there is none, e.g. for a unix socket."""
     name = endpoint.get_extra_info("peername")
     return _address(name)
 
 
-def local_address(endpoint: Endpoint) -> tuple[str, int]:
+def local_address(endpoint: Addressed) -> tuple[str, int]:
     """Our address of the connection as (ip, port); ("", 0) when there is none."""
     name = endpoint.get_extra_info("sockname")
     return _address(name)

@@ -220,6 +220,10 @@ class MuxTransport(asyncio.Protocol):
     def lost(self) -> bool:
         return self._lost
 
+    def heard(self) -> float:
+        """When anything last came, in the loop's time."""
+        return self.session.heard
+
     def close(self, cause: LinkError | MuxError | None = None) -> None:
         """Drop the link and every stream. What was written in this turn still goes out."""
         self._cause = self._cause or cause

@@ -1,25 +1,27 @@
 """From an accepted connection to its first message.
 
-A link is what a client dialled: TCP, perhaps TLS on it, perhaps a mux on that. Whatever it turns
-out to be, it has `HANDSHAKE_S` to say who it is, and only so many may be on the way at once.
+A link is what a client dialled: TCP or another transport, perhaps TLS on it, perhaps a mux on that.
+Whatever it turns out to be, it has `HANDSHAKE_S` to say who it is, and only so many may be on the
+way at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from pyfrp.errors import LinkError, MuxError, PyfrpError, WireError
+from pyfrp.errors import LinkError, MuxError, PeerClosed, PyfrpError, WireError
+from pyfrp.net.byteconn import ByteConn
+from pyfrp.net.certs import ServerContext
 from pyfrp.net.conn import MessageConn
-from pyfrp.net.endpoint import Endpoint, format_address, peer_address, tune
+from pyfrp.net.endpoint import Addressed, Endpoint, format_address, peer_address, tune
 from pyfrp.net.listen import Sniffer
-from pyfrp.net.mux import MuxStream, MuxTransport
+from pyfrp.net.mux import MuxTransport
 from pyfrp.net.scope import Scope
-from pyfrp.net.tls import upgrade
+from pyfrp.server.transports import LAYERS, SECURE
 from pyfrp.wire.messages import Message
-from pyfrp.wire.sniff import Kind
+from pyfrp.wire.sniff import Kind, classify
 
 HANDSHAKE_S = (
     10.0  # For each step up to the first message (frp `server/service.go`, connReadTimeout).
@@ -33,16 +35,39 @@ MAX_OPENING = 256
 MAX_OPENING_UNKNOWN = 8
 
 
+class Carrier(Addressed, Protocol):
+    """Brings the streams of a link: a mux, or a transport that has streams of its own."""
+
+    def heard(self) -> float:
+        """When anything last came, in the loop's time."""
+        ...
+
+    def abort(self, cause: LinkError) -> None:
+        """Drop the link, with every stream on it."""
+        ...
+
+
+class Stream(Endpoint, Protocol):
+    """One of them, fresh."""
+
+    def hold(self) -> None:
+        """Keep what comes until there is a reader."""
+        ...
+
+
 class Link:
     """The connection below one or many streams of a client.
 
     Attributes:
+        endpoint: What carries the bytes of this client alone; None where a carrier has no such
+            thing.
+        carrier: What brings streams, once there is one.
         trusted: Set once a client has logged in over it.
     """
 
-    def __init__(self, endpoint: Endpoint, clock: Callable[[], float]) -> None:
+    def __init__(self, endpoint: Endpoint | None, clock: Callable[[], float]) -> None:
         self.endpoint = endpoint
-        self.mux: MuxTransport | None = None
+        self.carrier: Carrier | None = None
         self.trusted = False
         self.opening = 0
         self._clock = clock
@@ -50,16 +75,21 @@ class Link:
 
     def heard(self) -> float:
         """When the link last brought anything."""
-        return self.mux.session.heard if self.mux is not None else self._heard
+        return self.carrier.heard() if self.carrier is not None else self._heard
 
     def touch(self) -> None:
         self._heard = self._clock()
 
+    def peer(self) -> str:
+        """The client's address, for people."""
+        below = self.endpoint or self.carrier
+        return format_address(peer_address(below)) if below is not None else ""
+
     def drop(self) -> None:
         """Abort the link and every stream on it."""
-        if self.mux is not None:
-            self.mux.abort(LinkError("the session ended"))
-        else:
+        if self.carrier is not None:
+            self.carrier.abort(LinkError("the session ended"))
+        elif self.endpoint is not None:
             self.endpoint.abort()
 
 
@@ -87,7 +117,7 @@ class LinkAcceptor:
         on_first: FirstMessage,
         on_http: Callable[[asyncio.Transport, bytes], None] | None,
         on_https: Callable[[asyncio.Transport, bytes], None] | None = None,
-        tls: ssl.SSLContext,
+        tls: ServerContext,
         force_tls: bool,
         tcp_mux: bool,
         mux_keepalive_s: float,
@@ -169,49 +199,93 @@ class LinkAcceptor:
         if kind is Kind.HTTPS and self._on_https is not None:
             self._on_https(transport, early)
             return
-        secure = kind in (Kind.TLS, Kind.TLS_AFTER_BYTE)
-        if kind is Kind.WEBSOCKET or (self._force_tls and not secure):
-            reason = "websocket is not available" if kind is Kind.WEBSOCKET else "TLS is required"
-            self._log.info(f"link refused: {reason}", peer=format_address(peer_address(transport)))
-            transport.abort()
-            return
         tune(transport)
-        link = Link(transport, self._loop.time)
-        self._expect(link)
-        if kind is Kind.TLS_AFTER_BYTE:
-            early = early[1:]
-        self._scope.spawn(self._serve(link, secure, early), name="link")
+        self._serve(transport, kind, early)
 
-    async def _serve(self, link: Link, secure: bool, early: bytes) -> None:
-        endpoint = link.endpoint
+    def adopt(self, endpoint: Endpoint, early: bytes = b"") -> None:
+        """Serve a connection of any transport, paused, from which `early` was read."""
+        self._serve(endpoint, None, early)
+
+    def _serve(self, endpoint: Endpoint, kind: Kind | None, early: bytes) -> None:
+        link = Link(endpoint, self._loop.time)
+        self._expect(link)
+        self._scope.spawn(self._open(link, endpoint, kind, early), name="link")
+
+    async def _open(self, link: Link, endpoint: Endpoint, kind: Kind | None, early: bytes) -> None:
+        """Find what a connection carries, and its streams."""
         try:
-            if secure:
-                endpoint = await upgrade(endpoint, self._tls, server_side=True, early=early)
-                link.endpoint = endpoint
-                early = b""
-        except LinkError as exc:
+            endpoint, early = await self._unwrap(link, endpoint, kind, early)
+        except (LinkError, WireError) as exc:
             self._known(link)
-            peer = format_address(peer_address(endpoint))
-            self._log.debug(f"link refused: {exc}", peer=peer)
+            self._log.debug(f"link refused: {exc}", peer=link.peer())
+            link.drop()
             return
         self.links[link] = None
         if not self._tcp_mux:
             await self._converse(link, endpoint, early)
             return
-        link.mux = MuxTransport(
+        mux = link.carrier = MuxTransport(
             endpoint,
             client=False,
-            on_stream=lambda stream: self._on_stream(link, stream),
-            on_lost=lambda cause: self._on_lost(link, cause),
+            on_stream=lambda stream: self.take(link, stream),
+            on_lost=lambda cause: self.lost(link, cause),
             keepalive_s=self._mux_keepalive_s,
             on_error=self._report,
         )
         if early:
-            link.mux.data_received(early)
+            mux.data_received(early)
         if not endpoint.is_closing():
             endpoint.resume_reading()
 
-    def _on_stream(self, link: Link, stream: MuxStream) -> None:
+    async def _unwrap(
+        self, link: Link, endpoint: Endpoint, kind: Kind | None, early: bytes
+    ) -> tuple[Endpoint, bytes]:
+        """Take the layers off a connection that are around frp, in whatever order they come.
+
+        Args:
+            kind: What its first bytes tell; None if nobody has looked.
+
+        Returns:
+            The endpoint of frp's own bytes, paused, and those that were read already.
+
+        Raises:
+            LinkError: a layer is broken, missing or not known here.
+        """
+        taken: set[Kind] = set()
+        while True:
+            if kind is None:
+                kind, endpoint, early = await _look(endpoint, early)
+            layer = LAYERS.get(kind)
+            if layer is None or kind in taken:
+                break
+            taken |= SECURE if kind in SECURE else {kind}
+            endpoint, early = await layer(endpoint, early, self._tls)
+            link.endpoint = endpoint
+            if taken >= LAYERS.keys():
+                return endpoint, early  # No need to wait for the first bytes.
+            kind = None
+        if kind is Kind.WEBSOCKET:
+            reason = "a websocket in a websocket" if kind in taken else "websocket is not available"
+            self._log.info(f"link refused: {reason}", peer=link.peer())
+            raise LinkError(reason)
+        if self._force_tls and not taken & SECURE:
+            self._log.info("link refused: TLS is required", peer=link.peer())
+            raise LinkError("TLS is required")
+        return endpoint, early
+
+    def carried(self, carrier: Carrier) -> Link:
+        """Begin a link of a transport that brings its own streams, to be given to `take`.
+
+        Its owner calls `lost` at the end.
+        """
+        link = Link(None, self._loop.time)
+        link.carrier = carrier
+        self._expect(link)
+        self.links[link] = None
+        return link
+
+    def take(self, link: Link, stream: Stream) -> None:
+        """Serve a fresh stream of a link."""
         if link.opening >= (MAX_OPENING if link.trusted else MAX_OPENING_UNKNOWN):
             stream.abort()
             return
@@ -219,19 +293,19 @@ class LinkAcceptor:
         stream.hold()
         self._scope.spawn(self._converse(link, stream, b""), name="stream")
 
-    def _on_lost(self, link: Link, cause: LinkError | MuxError) -> None:
+    def lost(self, link: Link, cause: Exception) -> None:
+        """A link is gone."""
         self._known(link)
         self.links.pop(link, None)
         if isinstance(cause, MuxError):
-            peer = format_address(peer_address(link.endpoint))
-            self._log.warning(f"link dropped: {cause}", peer=peer)
+            self._log.warning(f"link dropped: {cause}", peer=link.peer())
 
     async def _converse(self, link: Link, endpoint: Endpoint, early: bytes) -> None:
         """Read the first message of a connection and hand both on."""
         conn = MessageConn(endpoint, early=early)
-        if link.mux is None:
+        if link.carrier is None:
             conn.on_activity = link.touch
-        opening = link.mux is not None
+        opening = link.carrier is not None
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 msg = await conn.read()
@@ -253,7 +327,7 @@ class LinkAcceptor:
         finally:
             if opening:
                 link.opening -= 1
-            if link.mux is None:
+            if link.carrier is None:
                 self._known(link)
                 self.links.pop(link, None)
 
@@ -261,3 +335,13 @@ class LinkAcceptor:
         """The link belongs to a client that logged in."""
         link.trusted = True
         self._known(link)
+
+
+async def _look(endpoint: Endpoint, early: bytes) -> tuple[Kind, Endpoint, bytes]:
+    """What the first bytes of a connection tell, which are read and given back."""
+    conn = ByteConn(endpoint, early=early)
+    while (kind := classify(bytes(conn.buffer), http_here=False, https_here=False)) is None:
+        if not await conn.more():
+            conn.abort()
+            raise PeerClosed("the peer closed the connection")
+    return kind, *conn.detach()

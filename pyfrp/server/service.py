@@ -14,7 +14,7 @@ from pyfrp.net.certs import server_context
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.datagrams import packet_size
 from pyfrp.net.endpoint import format_address, peer_address
-from pyfrp.net.listen import Listener, listen
+from pyfrp.net.listen import listen
 from pyfrp.net.scope import Scope
 from pyfrp.net.sockets import bind_error
 from pyfrp.server.bind import Bound, shares_port
@@ -23,6 +23,7 @@ from pyfrp.server.groups import Groups
 from pyfrp.server.links import Link, LinkAcceptor
 from pyfrp.server.meetings import Meetings
 from pyfrp.server.ports import PortManager
+from pyfrp.server.transports import LISTENERS, Listening
 from pyfrp.server.visitors import SHOWN, VisitorManager
 from pyfrp.version import FRP_VERSION
 from pyfrp.vhost.frontend import HttpFrontend
@@ -89,7 +90,7 @@ class Server:
         self.bridges: dict[Bridge, None] = {}
         self.controls: dict[str, Control] = {}
         self._proxies: dict[str, ServerProxy] = {}
-        self._listeners: list[Listener] = []
+        self._listeners: list[Listening] = []
         self._scope = Scope(self.report)
         self._quiet = asyncio.Event()
         self._acceptor: LinkAcceptor | None = None
@@ -147,6 +148,10 @@ class Server:
                 lanes=ACCEPT_LANES if shared or https_shared else 1,
             )
             self.log.info(f"frps tcp listen on {format_address((cfg.bind_addr, cfg.bind_port))}")
+            for listen_on in LISTENERS:
+                listening = await listen_on(cfg, self._acceptor, context)
+                if listening is not None:
+                    self._listeners.append(listening)
             if self.http is not None:
                 address = (cfg.proxy_bind_addr, cfg.vhost_http_port)
                 if not shared:

@@ -9,7 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from pyfrp.client.connector import DirectConnector, MuxConnector, Route, connect, dial
+from pyfrp.client.connector import DirectConnector, MuxConnector
+from pyfrp.client.route import Route
+from pyfrp.client.transports import connect
+from pyfrp.client.transports.tcp import dial
 from pyfrp.errors import DialError, HandshakeError, PeerClosed
 from pyfrp.net.tls import upgrade
 from tests.support.waiting import until, within
