@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyfrp.errors import LinkError, LocalWireError, MuxError, PeerClosed
-from pyfrp.net.endpoint import Endpoint
+from pyfrp.net.endpoint import Endpoint, ViewReader, writer_of_pieces
 from pyfrp.wire.yamux import BATCH, BURST, SLICE, Half, Session, Stream
 
 # A link whose buffer grows this far although all sources are paused belongs to a peer that asks for
@@ -162,7 +162,7 @@ class MuxStream(Stream):
             protocol.connection_lost(exc)
 
 
-class MuxTransport(asyncio.Protocol):
+class MuxTransport(ViewReader):
     """One yamux session over an endpoint.
 
     Args:
@@ -202,6 +202,7 @@ class MuxTransport(asyncio.Protocol):
             keepalive=keepalive_s,
         )
         self._timer: asyncio.TimerHandle | None = None
+        self._write_pieces = writer_of_pieces(link)
         link.set_write_buffer_limits(high=LINK_HIGH, low=LINK_LOW)
         link.set_protocol(self)
         self._arm()
@@ -247,7 +248,7 @@ class MuxTransport(asyncio.Protocol):
 
     # -- Protocol of the link ------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         try:
             self.session.feed(data, self.loop.time())
         except MuxError as exc:
@@ -296,11 +297,16 @@ class MuxTransport(asyncio.Protocol):
     def _flush(self) -> None:
         if self._lost:
             return
-        data = self.session.take_output(saturated=self._saturated)
-        if data:
-            self._link.write(data)
+        output = self.session.take_output(saturated=self._saturated)
+        if output:
+            if isinstance(output, bytes):
+                size = len(output)
+                self._link.write(output)
+            else:
+                size = sum(map(len, output))
+                self._write_pieces(output)
             if not self._saturated:
-                if self.session.batch < BATCH and len(data) > self.session.batch:
+                if self.session.batch < BATCH and size > self.session.batch:
                     self.session.batch *= 2
             elif self._link.get_write_buffer_size() > UNREAD_LIMIT:
                 self.abort(MuxError("the peer asks for answers and does not read them"))
