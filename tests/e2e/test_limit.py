@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -309,7 +309,9 @@ async def test_datagrams_are_limited_too(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 50])
 @pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
-async def test_a_limit_is_exact_and_costs_little(up: bool, count: int, tmp_path: Path) -> None:
+async def test_a_limit_is_exact_and_costs_little(
+    up: bool, count: int, tmp_path: Path, record_property: Callable[[str, str], None]
+) -> None:
     """One after the other, for ten seconds each, and the same without a limit for three."""
     free = Cell(0, up=up, count=count)
     cells = [Cell(4 * MB, mode, up=up, count=count) for mode in ("client", "server")]
@@ -332,9 +334,10 @@ async def test_a_limit_is_exact_and_costs_little(up: bool, count: int, tmp_path:
             took = await cell.seconds_for(10 * cell.rate)
             share = (spent() - cpu) / took / load
             cell.end()
-            print(
+            figures = (
                 f"{cell.name}: {10 / took:.4f} of the rate; CPU {share * load:.3f} s/s, which is "
                 f"{share:.1%} of the {load:.2f} without a limit ({speed / MB:.0f} MB/s)"
             )
-            assert abs(10 / took - 1) <= 0.05
-            assert share < 0.1
+            record_property("figures", figures)
+            assert abs(10 / took - 1) <= 0.05, figures
+            assert share < 0.1, figures
