@@ -134,6 +134,16 @@ def client_warnings(cfg: ClientConfig) -> Iterator[str]:
                 f"proxy {proxy.name}: secretKey is empty: every visitor of the users in allowUsers "
                 "is let in"
             )
+        transport = proxy.transport
+        if (
+            proxy.type == "xtcp"
+            and transport.bandwidth_limit
+            and transport.bandwidth_limit_mode == "server"
+        ):
+            yield (
+                f"proxy {proxy.name}: a bandwidthLimit of an xtcp proxy is kept by the client "
+                "only: its users come past the server"
+            )
 
 
 def proxy_problem(proxy: ProxyBase) -> Problem | None:

@@ -7,6 +7,7 @@ their files in a directory of the test and are ended by process id.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -30,6 +31,10 @@ from tests.support.waiting import PATIENCE_S, until
 Kind = Literal["ours", "official"]
 Role = Literal["server", "client"]
 Config = dict[str, Any]
+
+KINDS: tuple[Kind, ...] = ("ours", "official")
+# Which server and which client.
+PAIRS: list[tuple[Kind, Kind]] = list(itertools.product(KINDS, repeat=2))
 
 TOKEN = "a-test-token"
 HOST = "127.0.0.1"
