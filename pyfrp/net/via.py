@@ -74,6 +74,8 @@ async def dial_via(
             return line.hand_over(target)
     except TimeoutError:
         line.drop()
+        if line.securing:
+            raise words.no_tls(proxy, f"no answer within {timeout_s:g} s") from None
         raise words.silent(proxy, target, timeout_s) from None
     except BaseException:
         line.drop()
@@ -85,11 +87,13 @@ class _Line:
 
     Attributes:
         conn: What is spoken on, once `redial` was called.
+        securing: The TLS handshake with the proxy is under way.
     """
 
     def __init__(self, dial: Dial, proxy: Proxy) -> None:
         self.proxy = proxy
         self.conn: ByteConn | None = None
+        self.securing = False
         self._dial = dial
 
     async def redial(self) -> None:
@@ -107,6 +111,7 @@ class _Line:
         assert self.conn is not None
         proxy = self.proxy
         endpoint, early = self.conn.detach()
+        self.securing = True
         try:
             tls = await upgrade(
                 endpoint,
@@ -121,6 +126,7 @@ class _Line:
                 raise words.untrusted(proxy, cause.verify_message) from exc
             raise words.no_tls(proxy, str(exc)) from exc
         self.conn = ByteConn(tls)
+        self.securing = False
 
     def drop(self) -> None:
         """Let go of the connection, if there is one."""
