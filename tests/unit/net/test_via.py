@@ -26,6 +26,7 @@ from tests.support.proxies import (
     authority_pem,
     intercepting_context,
     page,
+    saying,
 )
 from tests.support.services import Backend, EchoBackend, Pipe, ScriptBackend, running
 from tests.support.waiting import within
