@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pyfrp.config.outproxy import named_proxy, parse_proxy_url
+from pyfrp.errors import ConfigError
 from pyfrp.net.certs import client_context
 
 if TYPE_CHECKING:
     from pyfrp.config import ClientConfig
+    from pyfrp.net.outproxy import Proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,7 @@ class Route:
 
     Attributes:
         protocol: A key of `pyfrp.client.transports.TRANSPORTS`.
+        proxy: What the connections to the server go through; None for none.
     """
 
     host: str
@@ -31,13 +36,14 @@ class Route:
     tcp_mux: bool
     mux_keepalive_s: float
     protocol: str = "tcp"
+    proxy: Proxy | None = None
 
 
 def make_route(cfg: ClientConfig) -> Route:
     """The way that a configuration names.
 
     Raises:
-        ConfigError: for certificate files that cannot be used.
+        ConfigError: for certificate files that cannot be used, or a proxy's URL.
     """
     transport = cfg.transport
     tls = transport.tls
@@ -58,4 +64,27 @@ def make_route(cfg: ClientConfig) -> Route:
         tcp_mux=transport.tcp_mux,
         mux_keepalive_s=float(transport.tcp_mux_keepalive_interval),
         protocol=transport.protocol,
+        proxy=_proxy(cfg),
     )
+
+
+def _proxy(cfg: ClientConfig) -> Proxy | None:
+    found = named_proxy(cfg.transport.proxy_url, cfg.transport.protocol, os.environ)
+    return None if found is None else make_proxy(*found)
+
+
+def make_proxy(named_by: str, url: str) -> Proxy:
+    """The proxy of a URL.
+
+    Args:
+        named_by: Where it stands, for messages.
+
+    Raises:
+        ConfigError: for a URL that cannot be used.
+    """
+    from pyfrp.net.outproxy import Proxy  # most clients need none
+
+    try:
+        return Proxy(*parse_proxy_url(url), named_by=named_by)
+    except ValueError as exc:
+        raise ConfigError(f"{named_by}: {exc}", key="transport.proxyURL") from None

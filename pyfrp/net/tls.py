@@ -175,7 +175,8 @@ class TlsEndpoint(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         if not self._ready:
-            self._fail(HandshakeError("the peer closed the connection during the TLS handshake"))
+            words = "the peer closed the connection during the TLS handshake"
+            self._fail(HandshakeError(words, unanswered=True))
         elif not self._ended:
             # Whoever can send a FIN could truncate what is read here (RFC 8446, 6.1).
             self._fail(HandshakeError("the peer closed the connection without ending TLS"))
@@ -188,7 +189,9 @@ class TlsEndpoint(asyncio.BufferedProtocol):
         if not self.handshaken.done():
             cause = f": {exc}" if exc else ""
             self.handshaken.set_exception(
-                HandshakeError(f"the connection was lost during the TLS handshake{cause}")
+                HandshakeError(
+                    f"the connection was lost during the TLS handshake{cause}", unanswered=True
+                )
             )
         if self._ready:
             self._protocol.connection_lost(exc or self._cause)
@@ -209,7 +212,9 @@ class TlsEndpoint(asyncio.BufferedProtocol):
             return
         except ssl.SSLError as exc:
             self._send()  # The alert that tells the peer why.
-            self._fail(HandshakeError(explain(exc)))
+            failure = HandshakeError(explain(exc))
+            failure.__cause__ = exc
+            self._fail(failure)
             return
         self._send()
         self._ready = True
