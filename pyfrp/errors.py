@@ -112,6 +112,10 @@ class HandshakeError(LinkError):
     """The connection stands, but TLS or the login on it failed."""
 
 
+class CertificateError(HandshakeError):
+    """The far end showed a certificate that is not trusted, or not the one expected."""
+
+
 class PeerClosed(LinkError):
     """The far end closed where more was expected."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyfrp.net.certs import client_context
+from pyfrp.net.certs import LinkContext, client_context
 
 if TYPE_CHECKING:
     from pyfrp.config import ClientConfig
@@ -18,6 +18,8 @@ class Route:
 
     Attributes:
         protocol: A key of `pyfrp.client.transports.TRANSPORTS`.
+        pins: Fingerprints of which the server's certificate must have one; none: any will do.
+        on_certificate: Told the server's certificate, in DER, on each connection.
     """
 
     host: str
@@ -25,16 +27,18 @@ class Route:
     local_ip: str
     dial_timeout_s: float
     keepalive_s: float
-    tls: ssl.SSLContext | None
+    tls: LinkContext | None
     tls_server_name: str
     tls_first_byte: bool
     tcp_mux: bool
     mux_keepalive_s: float
     protocol: str = "tcp"
+    pins: frozenset[str] = frozenset()
+    on_certificate: Callable[[bytes], None] | None = None
 
 
-def make_route(cfg: ClientConfig) -> Route:
-    """The way that a configuration names.
+def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None = None) -> Route:
+    """The way that a configuration names; with the protocol `auto`, what all ways share.
 
     Raises:
         ConfigError: for certificate files that cannot be used.
@@ -58,4 +62,14 @@ def make_route(cfg: ClientConfig) -> Route:
         tcp_mux=transport.tcp_mux,
         mux_keepalive_s=float(transport.tcp_mux_keepalive_interval),
         protocol=transport.protocol,
+        pins=_pins(tls.pinned_sha256),
+        on_certificate=on_certificate,
     )
+
+
+def _pins(texts: list[str]) -> frozenset[str]:
+    if not texts:
+        return frozenset()
+    from pyfrp.config.outward import parse_fingerprint  # few files have any
+
+    return frozenset(parse_fingerprint(text) for text in texts)
