@@ -63,7 +63,12 @@ _SERVER = (
 _CLIENT = (
     *_COMMON,
     _Missing("clientID", "remove it; `user` tells clients apart"),
-    _Missing("transport.protocol", 'use "tcp"', _other_than("tcp", "auto"), shows=True),
+    _Missing(
+        "transport.protocol",
+        'use "tcp", "websocket" or "wss"',
+        _other_than("tcp", "websocket", "wss", "auto"),
+        shows=True,
+    ),
     _Missing("transport.wireProtocol", 'use "v1"', _other_than("v1"), shows=True),
     _Missing("transport.proxyURL", "remove it and connect directly"),
     _Missing("virtualNet.address", "remove it"),

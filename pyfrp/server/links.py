@@ -265,9 +265,7 @@ class LinkAcceptor:
                 return endpoint, early  # No need to wait for the first bytes.
             kind = None
         if kind is Kind.WEBSOCKET:
-            reason = "a websocket in a websocket" if kind in taken else "websocket is not available"
-            self._log.info(f"link refused: {reason}", peer=link.peer())
-            raise LinkError(reason)
+            raise LinkError("a websocket in a websocket")
         if self._force_tls and not taken & SECURE:
             self._log.info("link refused: TLS is required", peer=link.peer())
             raise LinkError("TLS is required")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from pyfrp.net.certs import ServerContext
 from pyfrp.net.endpoint import Endpoint
-from pyfrp.server.transports import tls
+from pyfrp.server.transports import tls, websocket
 from pyfrp.wire.sniff import Kind
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ Raises LinkError; the connection is closed then."""
 LAYERS: dict[Kind, Layer] = {
     Kind.TLS: tls.accept,
     Kind.TLS_AFTER_BYTE: tls.accept_after_byte,
+    Kind.WEBSOCKET: websocket.accept,
 }
 """By what their first bytes tell. None occurs twice in a connection."""
 
