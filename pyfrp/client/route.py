@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pyfrp.config.outproxy import named_proxy, parse_proxy_url
+from pyfrp.errors import ConfigError
 from pyfrp.net.certs import LinkContext, client_context
 
 if TYPE_CHECKING:
     from pyfrp.config import ClientConfig
+    from pyfrp.net.outproxy import Proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,7 @@ class Route:
         protocol: A key of `pyfrp.client.transports.TRANSPORTS`.
         pins: Fingerprints of which the server's certificate must have one; none: any will do.
         on_certificate: Told the server's certificate, in DER, on each connection.
+        proxy: What the connections to the server go through; None for none.
     """
 
     host: str
@@ -35,13 +40,14 @@ class Route:
     protocol: str = "tcp"
     pins: frozenset[str] = frozenset()
     on_certificate: Callable[[bytes], None] | None = None
+    proxy: Proxy | None = None
 
 
 def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None = None) -> Route:
     """The way that a configuration names; with the protocol `auto`, what all ways share.
 
     Raises:
-        ConfigError: for certificate files that cannot be used.
+        ConfigError: for certificate files that cannot be used, or a proxy's URL.
     """
     transport = cfg.transport
     tls = transport.tls
@@ -64,7 +70,30 @@ def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None
         protocol=transport.protocol,
         pins=_pins(tls.pinned_sha256),
         on_certificate=on_certificate,
+        proxy=_proxy(cfg),
     )
+
+
+def _proxy(cfg: ClientConfig) -> Proxy | None:
+    found = named_proxy(cfg.transport.proxy_url, cfg.transport.protocol, os.environ)
+    return None if found is None else make_proxy(*found)
+
+
+def make_proxy(named_by: str, url: str) -> Proxy:
+    """The proxy of a URL.
+
+    Args:
+        named_by: Where it stands, for messages.
+
+    Raises:
+        ConfigError: for a URL that cannot be used.
+    """
+    from pyfrp.net.outproxy import Proxy  # most clients need none
+
+    try:
+        return Proxy(*parse_proxy_url(url), named_by=named_by)
+    except ValueError as exc:
+        raise ConfigError(f"{named_by}: {exc}", key="transport.proxyURL") from None
 
 
 def _pins(texts: list[str]) -> frozenset[str]:

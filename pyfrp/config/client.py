@@ -117,7 +117,9 @@ class ClientTransport(Model):
     """Source address of the connection. Default: the system's choice."""
 
     proxy_url: str = secret()
-    """Proxy on the way to the server."""
+    """Proxy on the way to the server: http, https, socks5, socks5h or ntlm://user:password@host:port.
+
+    For tcp, websocket and wss. Default: the environment variable http_proxy."""
 
     pool_count: int = 1
     """Work connections opened in advance; the server caps it. Default 1."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # a start without a proxy loads neither this nor urllib
+    from ipaddress import IPv4Address, IPv6Address
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "ntlm": 80, "socks5": 1080, "socks5h": 1080}
 """Schemes of proxies, with the port where none is given (as Go's `net/http` has them)."""
@@ -109,6 +110,24 @@ def proxy_from_environment(
     return None
 
 
+def named_proxy(proxy_url: str, protocol: str, environ: Mapping[str, str]) -> NamedProxy | None:
+    """The proxy for a client: of `transport.proxyURL`, or of the variable `http_proxy`, as in frp.
+
+    frp knows neither other variables nor `no_proxy`.
+
+    Args:
+        protocol: `transport.protocol`; only those in `PROXIED` go through a proxy.
+
+    Source: frp `pkg/config/v1/client.go`, `ClientTransportConfig.Complete`.
+    """
+    if protocol not in PROXIED:
+        return None
+    if proxy_url:
+        return NamedProxy("transport.proxyURL", proxy_url)
+    value = environ.get("http_proxy", "").strip()
+    return NamedProxy("http_proxy in the environment", with_scheme(value)) if value else None
+
+
 def with_scheme(value: str) -> str:
     """The URL that an environment variable means, which may be `host:port` alone."""
     return value if _SCHEME.match(value) else f"http://{value}"
@@ -124,6 +143,10 @@ def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
 
 def _excepted(no_proxy: str, host: str, port: int) -> bool:
     """Whether `no_proxy` exempts a server."""
+    if not no_proxy:
+        return False
+    from ipaddress import ip_network
+
     host = host.lower().strip("[]").removesuffix(".")
     address = _address(host)
     for entry in re.split(r"[,\s]+", no_proxy.lower()):
@@ -163,6 +186,8 @@ def _split_port(entry: str) -> tuple[str, str]:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
+    from ipaddress import ip_address
+
     try:
         return ip_address(text)
     except ValueError:
@@ -183,10 +208,8 @@ def _place(text: str, default: int) -> tuple[str, int]:
         raise ValueError(f"the proxy's host is missing, as in {EXAMPLE}")
     address, name = match.groups()
     if address is not None:
-        try:
-            IPv6Address(address)
-        except ValueError:
-            raise ValueError("the proxy's host is not a valid IPv6 address") from None
+        if _address(address) is None:
+            raise ValueError("the proxy's host is not a valid IPv6 address")
     rest = text[match.end() :]
     if not rest:
         return address or name, default
@@ -201,6 +224,8 @@ def _place(text: str, default: int) -> tuple[str, int]:
 
 
 def _decoded(text: str) -> str:
+    from urllib.parse import unquote_to_bytes
+
     if _BAD_ESCAPE.search(text):
         raise ValueError(f"a percent sign without two hexadecimal digits; {_ENCODE}")
     try:

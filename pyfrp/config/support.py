@@ -70,7 +70,6 @@ _CLIENT = (
         shows=True,
     ),
     _Missing("transport.wireProtocol", 'use "v1"', _other_than("v1"), shows=True),
-    _Missing("transport.proxyURL", "remove it and connect directly"),
     _Missing("virtualNet.address", "remove it"),
     _Missing("store.path", "remove it and keep the proxies in this file, or use includes"),
 )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pyfrp.config.base import fields_of
 from pyfrp.config.common import AuthConfig, LogConfig, WebServerConfig
 from pyfrp.config.complete import SourceError, check_source
+from pyfrp.config.outproxy import named_proxy, parse_proxy_url
 from pyfrp.config.problems import Place, Problem
 
 if TYPE_CHECKING:  # each program loads only the models of its own role
@@ -114,7 +115,20 @@ def client_problems(cfg: ClientConfig, allow_unsafe: Collection[str] = ()) -> It
     from pyfrp.config.outward import outward_problems  # a server has no way out
 
     yield from outward_problems(cfg)
+    yield from _proxy_url(cfg)
     yield from _shutdown(cfg.shutdown_timeout)
+
+
+def _proxy_url(cfg: ClientConfig) -> Iterator[Problem]:
+    """The proxy's URL; none of it may be shown, for it holds a password."""
+    url = cfg.transport.proxy_url
+    found = named_proxy(url, cfg.transport.protocol, os.environ)
+    named_by, url = found or ("transport.proxyURL", url)
+    try:
+        if url:
+            parse_proxy_url(url)
+    except ValueError as exc:
+        yield Problem(f"{named_by}: {exc}", ("transport", "proxyURL"))
 
 
 def client_warnings(cfg: ClientConfig) -> Iterator[str]:
@@ -129,6 +143,12 @@ def client_warnings(cfg: ClientConfig) -> Iterator[str]:
         ):
             if value:
                 yield f"transport.tls.{key} is invalid when transport.tls.enable is false"
+    protocol = cfg.transport.protocol
+    if cfg.transport.proxy_url and protocol in ("kcp", "quic"):
+        yield (
+            f"transport.proxyURL is not used: {protocol} is UDP, which proxies do not carry; take "
+            'transport.protocol = "wss", "websocket" or "tcp" to go through the proxy'
+        )
     if not 0 <= cfg.server_port <= 65535:
         yield f"serverPort {cfg.server_port} is not in the range 0..65535: no login can succeed"
     for proxy in cfg.proxies:

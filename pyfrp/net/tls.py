@@ -162,7 +162,8 @@ class TlsEndpoint(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         if not self._ready:
-            self._fail(HandshakeError("the peer closed the connection during the TLS handshake"))
+            words = "the peer closed the connection during the TLS handshake"
+            self._fail(HandshakeError(words, unanswered=True))
         elif not self._ended:
             # Whoever can send a FIN could truncate what is read here (RFC 8446, 6.1).
             self._fail(HandshakeError("the peer closed the connection without ending TLS"))
@@ -175,7 +176,9 @@ class TlsEndpoint(asyncio.BufferedProtocol):
         if not self.handshaken.done():
             cause = f": {exc}" if exc else ""
             self.handshaken.set_exception(
-                HandshakeError(f"the connection was lost during the TLS handshake{cause}")
+                HandshakeError(
+                    f"the connection was lost during the TLS handshake{cause}", unanswered=True
+                )
             )
         if self._ready:
             self._protocol.connection_lost(exc or self._cause)
@@ -196,11 +199,11 @@ class TlsEndpoint(asyncio.BufferedProtocol):
             return
         except ssl.SSLCertVerificationError as exc:
             self._send()  # The alert that tells the peer why.
-            self._fail(CertificateError(untrusted(exc, shown_certificate(self._tls))))
+            self._fail(CertificateError(untrusted(exc, shown_certificate(self._tls))), exc)
             return
         except ssl.SSLError as exc:
             self._send()
-            self._fail(HandshakeError(explain(exc)))
+            self._fail(HandshakeError(explain(exc)), exc)
             return
         self._send()
         self._ready = True
@@ -265,9 +268,10 @@ class TlsEndpoint(asyncio.BufferedProtocol):
         if not keep:
             self.close()
 
-    def _fail(self, exc: HandshakeError) -> None:
+    def _fail(self, exc: HandshakeError, cause: ssl.SSLError | None = None) -> None:
         if self._closing:
             return
+        exc.__cause__ = cause
         if not self.handshaken.done():
             self.handshaken.set_exception(exc)
         self._closing = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from functools import partial
 
 from pyfrp.client.route import Route
 from pyfrp.errors import CertificateError, DialError, HandshakeError
@@ -16,19 +17,25 @@ from pyfrp.wire.sniff import FRP_TLS_BYTE
 
 
 async def reach(route: Route) -> tuple[Endpoint, bytes]:
-    """A TCP connection to the server's port, paused, and bytes read ahead.
+    """A TCP connection to the server's port, or a proxy's tunnel, paused, and bytes read ahead.
 
     Raises:
         DialError: with the reason in words.
     """
-    endpoint, held = await dial_tcp(
-        route.host,
-        route.port,
+    dial = partial(
+        dial_tcp,
         timeout_s=route.dial_timeout_s,
         keepalive_s=route.keepalive_s,
         local_ip=route.local_ip,
         link=True,
     )
+    if route.proxy is not None:
+        from pyfrp.net.via import dial_via  # most clients need none
+
+        return await dial_via(
+            dial, route.proxy, route.host, route.port, timeout_s=route.dial_timeout_s
+        )
+    endpoint, held = await dial(route.host, route.port)
     if held.ended:
         endpoint.abort()
         raise DialError(f"{route.host}:{route.port} accepts connections and closes them at once")
@@ -62,7 +69,8 @@ async def secure(
     except TimeoutError:
         raise HandshakeError(
             f"no TLS answer from {route.host}:{route.port} within {route.dial_timeout_s:g} s; "
-            "is it an frp server, and does anything on the way hold TLS back?"
+            "is it an frp server, and does anything on the way hold TLS back?",
+            unanswered=True,
         ) from None
     except CertificateError as exc:
         raise CertificateError(

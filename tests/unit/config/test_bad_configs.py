@@ -312,6 +312,14 @@ CLIENT: list[tuple[str, str]] = [
         ":1: invalid transport.wireProtocol, optional values are [v1 v2]",
     ),
     (
+        "transport.proxyURL = 'proxy:3128'",
+        ":1: transport.proxyURL: it must begin with the proxy's scheme, as in http://proxy.example",
+    ),
+    (
+        "transport.proxyURL = 'http://u:p@proxy:66666'",
+        ":1: transport.proxyURL: the proxy's port is not a number from 1 to 65535",
+    ),
+    (
         "virtualNet.address = '10.0.0.1/24'",
         ":1: VirtualNet feature is not enabled; enable it by setting the appropriate feature gate",
     ),
@@ -424,7 +432,6 @@ UNSUPPORTED_CLIENT = [
     ("clientID = 'x'", "clientID"),
     ("transport.protocol = 'kcp'", 'transport.protocol = "kcp"'),
     ("transport.wireProtocol = 'v2'", 'transport.wireProtocol = "v2"'),
-    ("transport.proxyURL = 'http://x'", "transport.proxyURL"),
     ("webServer.port = 7400", "webServer.port"),
     ("store.path = 'x'", "store.path"),
     ("auth.method = 'oidc'\n" + OIDC, 'auth.method = "oidc"'),
