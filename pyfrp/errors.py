@@ -108,6 +108,10 @@ class DialError(LinkError):
         super().__init__(reason)
 
 
+class LookupFailed(DialError):
+    """A name has no address, or nobody says which."""
+
+
 class ProxyError(DialError):
     """The proxy on the way out does not let us through.
 

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from pyfrp.errors import DialError
+from pyfrp.errors import DialError, LookupFailed
 from pyfrp.net.endpoint import Endpoint, format_address, tune
 from pyfrp.net.held import Held
 from pyfrp.net.sockets import bound_unsent, explain, is_numeric, set_keepalive
@@ -18,7 +18,7 @@ from pyfrp.net.sockets import bound_unsent, explain, is_numeric, set_keepalive
 STAGGER_S = 0.3
 
 Lookup: TypeAlias = Callable[[str], Awaitable[list[str]]]
-"""Finds the addresses of a name, the ones to try first in front. Raises DialError."""
+"""Finds the addresses of a name, the ones to try first in front. Raises LookupFailed."""
 
 _Connected: TypeAlias = tuple[Endpoint, Held]
 
@@ -42,7 +42,7 @@ async def resolve(host: str, port: int) -> list[tuple[str, int]]:
     """Every address of `host`, in the resolver's order. Nothing is remembered between calls.
 
     Raises:
-        DialError: when the name does not resolve.
+        LookupFailed: when the name does not resolve.
     """
     if is_numeric(host):
         return [(host, port)]
@@ -52,7 +52,7 @@ async def resolve(host: str, port: int) -> list[tuple[str, int]]:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-        raise DialError(f"lookup {host}: {reason}") from exc
+        raise LookupFailed(f"lookup {host}: {reason}") from exc
     return list(dict.fromkeys((str(item[4][0]), int(item[4][1])) for item in found))
 
 
@@ -84,7 +84,7 @@ async def dial_tcp(
         async with asyncio.timeout_at(deadline):
             addresses = await resolve(host, port)
     except TimeoutError:
-        raise DialError(
+        raise LookupFailed(
             f"lookup {host}: no answer of the resolver within {timeout_s:g} s"
         ) from None
     if local_ip:

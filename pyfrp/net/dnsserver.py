@@ -20,7 +20,7 @@ import dns.name
 import dns.rdatatype
 import dns.resolver
 
-from pyfrp.errors import DialError
+from pyfrp.errors import LookupFailed
 from pyfrp.net.endpoint import format_address
 from pyfrp.net.sockets import is_numeric
 
@@ -58,7 +58,7 @@ class DnsServer:
         """Every address of `host`; those that this machine has no route to come last.
 
         Raises:
-            DialError: with Go's words and what they mean.
+            LookupFailed: with Go's words and what they mean.
         """
         found = self._in_hosts(host)
         if found:
@@ -71,7 +71,7 @@ class DnsServer:
             return sorted(addresses, key=_is_out_of_reach)
         reasons = [answer for answer in answers if isinstance(answer, str)]
         reason = reasons[-1] if reasons else "no such host (the name has no address)"
-        raise DialError(f"lookup {host} on {self._where}: {reason}")
+        raise LookupFailed(f"lookup {host} on {self._where}: {reason}")
 
     async def _ask_both(self, host: str) -> list[list[str] | str]:
         """What the server says about either kind of address, IPv6 first."""

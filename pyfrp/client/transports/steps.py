@@ -116,4 +116,4 @@ def _advice(route: Route) -> str:
     ask = f"ask for an exception for {route.host}:{route.port}"
     if route.protocol == "websocket":
         return ask  # The TLS is inside already, where a proxy rarely looks.
-    return f'use transport.protocol = "websocket", which has its TLS inside, or {ask}'
+    return f'the protocol "websocket", which has its TLS inside, may pass, or {ask}'
