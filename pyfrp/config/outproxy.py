@@ -207,9 +207,8 @@ def _place(text: str, default: int) -> tuple[str, int]:
             raise ValueError("the proxy's host has a character that host names may not have")
         raise ValueError(f"the proxy's host is missing, as in {EXAMPLE}")
     address, name = match.groups()
-    if address is not None:
-        if _address(address) is None:
-            raise ValueError("the proxy's host is not a valid IPv6 address")
+    if address is not None and (":" not in address or _address(address) is None):
+        raise ValueError("the proxy's host is not a valid IPv6 address")
     rest = text[match.end() :]
     if not rest:
         return address or name, default
