@@ -80,7 +80,7 @@ class TlsFront:
         reader = HelloReader()
         try:
             async with asyncio.timeout(HANDSHAKE_S):
-                name = await _hello(conn, reader)
+                name = await _asked_name(conn, reader)
                 link, ahead = conn.detach()
                 if conn.ended:
                     raise PeerClosed("the user ended the connection after its hello")
@@ -108,7 +108,7 @@ class TlsFront:
         return Opened(tls, name, agreed or "")
 
 
-async def _hello(conn: ByteConn, reader: HelloReader) -> str:
+async def _asked_name(conn: ByteConn, reader: HelloReader) -> str:
     """Read until the name is known.
 
     Raises:
@@ -116,8 +116,8 @@ async def _hello(conn: ByteConn, reader: HelloReader) -> str:
         PeerClosed: when the user leaves before.
     """
     while True:
-        name = reader.feed(conn.take(READ_AHEAD_BYTES))
-        if name is not None:
-            return name
+        hello = reader.feed(conn.take(READ_AHEAD_BYTES))
+        if hello is not None:
+            return hello.name
         if not await conn.more():
             raise PeerClosed("the user left before its hello")

@@ -141,6 +141,8 @@ class Server:
             log=self.log,
             report=self.report,
         )
+        if self.https is not None and https_shared:
+            self.https.on_client = self._acceptor.adopt
         try:
             await self._listen(
                 self._acceptor.protocol,
@@ -166,8 +168,9 @@ class Server:
                 self.log.info(f"https service listen on {format_address(address)}")
                 if https_shared:
                     self.log.info(
-                        "TLS on bindPort is https: clients must send frp's first byte "
-                        "(transport.tls.disableCustomTLSFirstByte = false) or turn TLS off"
+                        "bindPort is shared with https: clients whose transport.tls.serverName or "
+                        "serverAddr is the domain of an https proxy must send frp's first byte "
+                        "(transport.tls.disableCustomTLSFirstByte = false)"
                     )
             if self.tcpmux is not None:
                 address = (cfg.proxy_bind_addr, cfg.tcpmux_http_connect_port)

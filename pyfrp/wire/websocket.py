@@ -143,7 +143,8 @@ def encode_refusal(status: int, reason: str) -> bytes:
 
 
 _TRY = {
-    400: "does it take websockets? A port with TLS takes wss",
+    400: 'either the port speaks TLS and wants transport.protocol = "wss", or it takes no '
+    "websockets",
     401: "something on the way asks for a password; if it is a proxy, name it in "
     "transport.proxyURL with user:password@",
     403: 'something on the way forbids it; try transport.protocol = "wss", which it cannot read',
