@@ -108,6 +108,10 @@ class DialError(LinkError):
         super().__init__(reason)
 
 
+class LookupFailed(DialError):
+    """A name has no address, or nobody says which."""
+
+
 class ProxyError(DialError):
     """The proxy on the way out does not let us through.
 
@@ -131,6 +135,10 @@ class HandshakeError(LinkError):
     def __init__(self, reason: str, *, unanswered: bool = False) -> None:
         self.unanswered = unanswered
         super().__init__(reason)
+
+
+class CertificateError(HandshakeError):
+    """The far end showed a certificate that is not trusted, or not the one expected."""
 
 
 class PeerClosed(LinkError):

@@ -89,6 +89,7 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
         log.info(f"start frpc service for config file [{config_path}]")
     for warning in cfg.warnings:
         log.warning(warning)
+    use_dns_server(cfg)
     notifier = Notifier()
     signals = Signals(logging.reopen)
     client = Client(cfg, on_login=notifier.ready)
@@ -117,6 +118,17 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
         await scope.close()
         notifier.close()
     return STOPPED
+
+
+def use_dns_server(cfg: ClientConfig) -> None:
+    """Have the names of this process looked up where the configuration says."""
+    if not cfg.dns_server:
+        return
+    from pyfrp.config.outward import parse_dns_server  # few clients have one
+    from pyfrp.net.dial import look_up_with
+    from pyfrp.net.dnsserver import DnsServer
+
+    look_up_with(DnsServer(*parse_dns_server(cfg.dns_server)).lookup)
 
 
 def _raise_file_limit() -> None:

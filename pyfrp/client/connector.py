@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeAlias
 
 from pyfrp.client.route import Route
-from pyfrp.errors import DialError, LinkError, MuxError, PeerClosed
+from pyfrp.errors import LinkError, MuxError, PeerClosed
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.mux import MuxTransport
 
@@ -96,7 +96,7 @@ def over(dial: Dial) -> Connect:
         if early:
             mux.data_received(early)
         if endpoint.is_closing():
-            raise DialError(f"{route.host}:{route.port} closed the connection")
+            raise PeerClosed(f"{route.host}:{route.port} closed the connection")
         endpoint.resume_reading()
         return MuxConnector(mux, lost)
 

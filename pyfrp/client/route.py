@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyfrp.config.outproxy import named_proxy, parse_proxy_url
 from pyfrp.errors import ConfigError
-from pyfrp.net.certs import client_context
+from pyfrp.net.certs import LinkContext, client_context
 
 if TYPE_CHECKING:
     from pyfrp.config import ClientConfig
@@ -22,6 +22,8 @@ class Route:
 
     Attributes:
         protocol: A key of `pyfrp.client.transports.TRANSPORTS`.
+        pins: Fingerprints of which the server's certificate must have one; none: any will do.
+        on_certificate: Told the server's certificate, in DER, on each connection.
         proxy: What the connections to the server go through; None for none.
     """
 
@@ -30,17 +32,19 @@ class Route:
     local_ip: str
     dial_timeout_s: float
     keepalive_s: float
-    tls: ssl.SSLContext | None
+    tls: LinkContext | None
     tls_server_name: str
     tls_first_byte: bool
     tcp_mux: bool
     mux_keepalive_s: float
     protocol: str = "tcp"
+    pins: frozenset[str] = frozenset()
+    on_certificate: Callable[[bytes], None] | None = None
     proxy: Proxy | None = None
 
 
-def make_route(cfg: ClientConfig) -> Route:
-    """The way that a configuration names.
+def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None = None) -> Route:
+    """The way that a configuration names; with the protocol `auto`, what all ways share.
 
     Raises:
         ConfigError: for certificate files that cannot be used, or a proxy's URL.
@@ -64,6 +68,8 @@ def make_route(cfg: ClientConfig) -> Route:
         tcp_mux=transport.tcp_mux,
         mux_keepalive_s=float(transport.tcp_mux_keepalive_interval),
         protocol=transport.protocol,
+        pins=_pins(tls.pinned_sha256),
+        on_certificate=on_certificate,
         proxy=_proxy(cfg),
     )
 
@@ -88,3 +94,11 @@ def make_proxy(named_by: str, url: str) -> Proxy:
         return Proxy(*parse_proxy_url(url), named_by=named_by)
     except ValueError as exc:
         raise ConfigError(f"{named_by}: {exc}", key="transport.proxyURL") from None
+
+
+def _pins(texts: list[str]) -> frozenset[str]:
+    if not texts:
+        return frozenset()
+    from pyfrp.config.outward import parse_fingerprint  # few files have any
+
+    return frozenset(parse_fingerprint(text) for text in texts)

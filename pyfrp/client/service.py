@@ -17,19 +17,22 @@ from pyfrp.client.connector import Connector
 from pyfrp.client.control import Control
 from pyfrp.client.proxies import PROXY_TYPES
 from pyfrp.client.proxies.base import ClientProxy
-from pyfrp.client.route import make_route
+from pyfrp.client.route import Route, make_route
 from pyfrp.client.transports import connect
 from pyfrp.config.names import wire_name
 from pyfrp.errors import AuthError, HandshakeError, LinkError, PyfrpError, WireError
 from pyfrp.log import get_logger
 from pyfrp.nathole.options import PeerOptions
+from pyfrp.net.certs import not_after
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.datagrams import packet_size
+from pyfrp.net.expiry import ExpiryWatch, Lifetime
 from pyfrp.version import FRP_VERSION
 from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
 from pyfrp.wire.messages import Login, LoginResp
 
 if TYPE_CHECKING:
+    from pyfrp.client.ladder import Ladder
     from pyfrp.client.visitors.base import ClientVisitor
     from pyfrp.config import ClientConfig
     from pyfrp.config.client import ClientTransport
@@ -66,10 +69,15 @@ class Client:
         self.log: Any = get_logger()
         self._on_login = on_login
         self._auth = TokenAuth(cfg.auth.token, frozenset(cfg.auth.additional_scopes))
-        self._route = make_route(cfg)
+        self._expiry = ExpiryWatch(self.log.warning)
+        self._route = make_route(cfg, self._seen)
+        if self._route.tls is not None:
+            self._expiry.add(self._route.tls.lifetimes)
+        self._ladder = self._make_ladder()
         self._proxies = [self._make(proxy) for proxy in cfg.proxies]
         self._visitors = self._make_visitors()
         self._run_id = ""
+        self._shown = b""
         self._control: Control | None = None
         self._stopping = asyncio.Event()
 
@@ -77,6 +85,24 @@ class Client:
         name = wire_name(self.cfg.user, proxy.name)
         size = packet_size(self.cfg.udp_packet_size)
         return PROXY_TYPES[proxy.type](proxy, name, self.cfg.auth.token, packet_size=size)
+
+    def _make_ladder(self) -> Ladder | None:
+        if self._route.protocol != "auto":
+            return None
+        from pyfrp.client.ladder import Ladder  # loaded where it is used
+
+        return Ladder(self.cfg, self._route, self.log)
+
+    def _seen(self, der: bytes) -> None:
+        """The server has shown its certificate."""
+        if der == self._shown:
+            return
+        self._shown = der
+        try:
+            ends = not_after(der)
+        except (ValueError, IndexError):
+            return  # OpenSSL takes it, and how long it lives is not worth a connection.
+        self._expiry.add([Lifetime("the server's certificate", ends, ours=False)])
 
     def _make_visitors(self) -> list[ClientVisitor]:
         if not self.cfg.visitors:
@@ -97,6 +123,13 @@ class Client:
         Raises:
             LoginFailed: see the class.
         """
+        self._expiry.start()
+        try:
+            await self._serve()
+        finally:
+            self._expiry.stop()
+
+    async def _serve(self) -> None:
         quick_until = 0.0
         quick = 0
         delay = 1.0
@@ -179,14 +212,20 @@ class Client:
         return None
 
     async def _try_login(self) -> Control:
-        connector = await connect(self._route, self.report)
+        if self._ladder is not None:
+            return await self._ladder.climb(self._attempt)
+        return await self._attempt(self._route, LOGIN_S)
+
+    async def _attempt(self, route: Route, login_s: float) -> Control:
+        """Log in by one route, with so many seconds for the answer."""
+        connector = await connect(route, self.report)
         try:
-            return await self._converse(connector)
+            return await self._converse(connector, login_s)
         except BaseException:
             await connector.close()
             raise
 
-    async def _converse(self, connector: Connector) -> Control:
+    async def _converse(self, connector: Connector, login_s: float) -> Control:
         cfg = self.cfg
         endpoint, early = await connector.open()
         conn = MessageConn(endpoint, early=early)
@@ -207,11 +246,11 @@ class Client:
                 )
             )
             try:
-                async with asyncio.timeout(LOGIN_S):
+                async with asyncio.timeout(login_s):
                     answer = await conn.read()
             except TimeoutError:
                 raise HandshakeError(
-                    f"no answer to the login within {LOGIN_S:g} s; "
+                    f"no answer to the login within {login_s:g} s; "
                     "do transport.tcpMux and transport.tls agree on both sides?"
                 ) from None
             except (LinkError, WireError) as exc:

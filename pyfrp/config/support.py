@@ -66,11 +66,10 @@ _CLIENT = (
     _Missing(
         "transport.protocol",
         'use "tcp", "websocket" or "wss"',
-        _other_than("tcp", "websocket", "wss"),
+        _other_than("tcp", "websocket", "wss", "auto"),
         shows=True,
     ),
     _Missing("transport.wireProtocol", 'use "v1"', _other_than("v1"), shows=True),
-    _Missing("dnsServer", "remove it; the system's resolver is used"),
     _Missing("virtualNet.address", "remove it"),
     _Missing("store.path", "remove it and keep the proxies in this file, or use includes"),
 )

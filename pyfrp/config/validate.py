@@ -107,11 +107,14 @@ def client_problems(cfg: ClientConfig, allow_unsafe: Collection[str] = ()) -> It
             "heartbeat interval"
         )
         yield Problem(text, ("transport", "heartbeatTimeout"))
-    protocols = ("tcp", "kcp", "quic", "websocket", "wss")
+    protocols = ("tcp", "kcp", "quic", "websocket", "wss", "auto")
     if transport.protocol not in protocols:
         yield _choice("transport.protocol", protocols, ("transport", "protocol"))
     if transport.wire_protocol not in ("v1", "v2"):
         yield _choice("transport.wireProtocol", ("v1", "v2"), ("transport", "wireProtocol"))
+    from pyfrp.config.outward import outward_problems  # a server has no way out
+
+    yield from outward_problems(cfg)
     yield from _proxy_url(cfg)
     yield from _shutdown(cfg.shutdown_timeout)
 

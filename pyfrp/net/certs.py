@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyfrp.errors import ConfigError
+from pyfrp.net.expiry import Lifetime
 
 GENERATED_FILE = "server-tls.pem"
 """Key and certificate in the state directory, in one file so that they always belong together."""
@@ -46,7 +47,14 @@ class PairKeys(NamedTuple):
 LINK_KEYS = PairKeys()
 
 
-class ServerContext(ssl.SSLContext):
+class LinkContext(ssl.SSLContext):
+    """A TLS context that knows when the certificates end that it was made of."""
+
+    lifetimes: tuple[Lifetime, ...] = ()
+    """Of the files that the operator gave."""
+
+
+class ServerContext(LinkContext):
     """A server's TLS context that knows its own certificate, which OpenSSL does not tell."""
 
     fingerprint: str = ""
@@ -77,7 +85,8 @@ def server_context(
         keys: Of `cert_file` and `key_file`.
 
     Raises:
-        ConfigError: A file is missing, unreadable, no PEM, expired, or does not fit the other.
+        ConfigError: A file is missing, unreadable, no PEM, or does not fit the other, or all
+            authorities expired.
     """
     context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -97,7 +106,7 @@ def server_context(
 
 def client_context(
     cert_file: str, key_file: str, trusted_ca_file: str, server_name: str
-) -> ssl.SSLContext:
+) -> LinkContext:
     """Make the context of a client.
 
     Args:
@@ -108,10 +117,10 @@ def client_context(
         server_name: Host name or IP address, as it will be given to the handshake.
 
     Raises:
-        ConfigError: A file is missing, unreadable, no PEM, expired, or does not fit the other; or
-            a name that TLS cannot carry.
+        ConfigError: A file is missing, unreadable, no PEM, or does not fit the other, or all
+            authorities expired; or a name that TLS cannot carry.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = LinkContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -157,10 +166,14 @@ def default_state_dir() -> Path | None:
 # --- files of the operator ---------------------------------------------------------------------
 
 
-def _load_pair(context: ssl.SSLContext, cert_file: str, key_file: str, keys: PairKeys) -> str:
-    """Load a certificate chain and its key; return the fingerprint of the first certificate."""
+def _load_pair(context: LinkContext, cert_file: str, key_file: str, keys: PairKeys) -> str:
+    """Load a certificate chain and its key; return the fingerprint of the first certificate.
+
+    One that expired is no reason not to start, as in frp: peers that pin it or verify nothing do
+    not mind, and a machine that comes up with a wrong clock must not stay away. It is told of.
+    """
     leaf = _certificates(cert_file, "certificate", keys.cert)[0]
-    _refuse_expired(leaf, cert_file, keys.cert)
+    ends = _ends(leaf, cert_file, keys.cert)
     key = _read(key_file, "private key", keys.key)
     if b"PRIVATE KEY-----" not in key:
         raise ConfigError(
@@ -201,14 +214,18 @@ def _load_pair(context: ssl.SSLContext, cert_file: str, key_file: str, keys: Pai
             path=cert_file,
             key=keys.cert,
         ) from exc
+    context.lifetimes += (Lifetime(f"the certificate in {cert_file} ({keys.cert})", ends),)
     return fingerprint(leaf)
 
 
-def _load_ca(context: ssl.SSLContext, ca_file: str) -> None:
+def _load_ca(context: LinkContext, ca_file: str) -> None:
     certificates = _certificates(ca_file, "trusted CA", _CA_KEY)
-    now = time.time()
-    if all(_ends(certificate, ca_file, _CA_KEY) < now for certificate in certificates):
-        _refuse_expired(certificates[0], ca_file, _CA_KEY)
+    # Several are there for the time of a change; the last one must not end.
+    ends = max(_ends(certificate, ca_file, _CA_KEY) for certificate in certificates)
+    lifetime = Lifetime(f"the certificate in {ca_file} ({_CA_KEY})", ends)
+    if ends < time.time():  # Unlike an own one: with it, nobody could ever be let in.
+        raise ConfigError(lifetime.warning(time.time()), path=ca_file, key=_CA_KEY)
+    context.lifetimes += (lifetime,)
     try:
         context.load_verify_locations(cadata=b"".join(certificates))
     except ssl.SSLError as exc:
@@ -255,18 +272,6 @@ def _certificates(path: str, what: str, key: str) -> list[bytes]:
         raise ConfigError(
             f"the {what} file holds a damaged PEM certificate: {exc}", path=path, key=key
         ) from exc
-
-
-def _refuse_expired(der: bytes, path: str, key: str) -> None:
-    ends = _ends(der, path, key)
-    if ends < time.time():
-        day = time.strftime("%Y-%m-%d", time.gmtime(ends))
-        raise ConfigError(
-            f"the certificate expired on {day}; renew it, or see that this machine's clock is "
-            f"right (it says {time.strftime('%Y-%m-%d', time.gmtime())})",
-            path=path,
-            key=key,
-        )
 
 
 def _ends(der: bytes, path: str, key: str) -> float:

@@ -12,8 +12,9 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from pyfrp.errors import HandshakeError
+from pyfrp.errors import CertificateError, HandshakeError
 from pyfrp.net.endpoint import Endpoint, Pieces, ViewReader
+from pyfrp.net.peercert import issuer_of, shown_certificate
 
 RECORD = 16 * 1024  # The most plaintext a TLS record holds (RFC 8446, 5.1).
 # Two buffers for all connections of a process, what is read and what it says: both are filled and
@@ -210,11 +211,13 @@ class TlsEndpoint(asyncio.BufferedProtocol):
         except ssl.SSLWantReadError:
             self._send()
             return
-        except ssl.SSLError as exc:
+        except ssl.SSLCertVerificationError as exc:
             self._send()  # The alert that tells the peer why.
-            failure = HandshakeError(explain(exc))
-            failure.__cause__ = exc
-            self._fail(failure)
+            self._fail(CertificateError(untrusted(exc, shown_certificate(self._tls))), exc)
+            return
+        except ssl.SSLError as exc:
+            self._send()
+            self._fail(HandshakeError(explain(exc)), exc)
             return
         self._send()
         self._ready = True
@@ -279,9 +282,10 @@ class TlsEndpoint(asyncio.BufferedProtocol):
         if not keep:
             self.close()
 
-    def _fail(self, exc: HandshakeError) -> None:
+    def _fail(self, exc: HandshakeError, cause: ssl.SSLError | None = None) -> None:
         if self._closing:
             return
+        exc.__cause__ = cause
         if not self.handshaken.done():
             self.handshaken.set_exception(exc)
         self._closing = True
@@ -292,13 +296,17 @@ class TlsEndpoint(asyncio.BufferedProtocol):
             self._link.abort()
 
 
+def untrusted(exc: ssl.SSLCertVerificationError, shown: bytes | None) -> str:
+    """As `explain`, for a certificate that failed verification."""
+    by = f" (it was issued by {issuer_of(shown)})" if shown else ""
+    return (
+        f"the peer's certificate is not trusted: {exc.verify_message}{by}; "
+        "check transport.tls.trustedCaFile and transport.tls.serverName"
+    )
+
+
 def explain(exc: ssl.SSLError) -> str:
     """What an operator can make of a TLS failure, in one sentence."""
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return (
-            f"the peer's certificate is not trusted: {exc.verify_message}; "
-            "check transport.tls.trustedCaFile and transport.tls.serverName"
-        )
     reason = (exc.reason or str(exc)).replace("_", " ").lower()
     if "wrong version number" in reason or "http request" in reason:
         return "the peer does not speak TLS on this port"

@@ -14,6 +14,7 @@ from pyfrp.net.certs import server_context
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.datagrams import packet_size
 from pyfrp.net.endpoint import format_address, peer_address
+from pyfrp.net.expiry import ExpiryWatch
 from pyfrp.net.listen import listen
 from pyfrp.net.scope import Scope
 from pyfrp.net.sockets import bind_error
@@ -94,6 +95,7 @@ class Server:
         self._scope = Scope(self.report)
         self._quiet = asyncio.Event()
         self._acceptor: LinkAcceptor | None = None
+        self._expiry = ExpiryWatch(self.log.warning)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -181,6 +183,8 @@ class Server:
             await self._close()
             raise
         self.log.info("tls certificate", fingerprint=context.fingerprint)
+        self._expiry.add(context.lifetimes)
+        self._expiry.start()
         self.log.info("frps started successfully")
 
     async def _listen(
@@ -233,6 +237,7 @@ class Server:
         await self._close()
 
     async def _close(self) -> None:
+        self._expiry.stop()
         for listener in self._listeners:
             listener.close()
         for control in list(self.controls.values()):

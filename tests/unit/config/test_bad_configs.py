@@ -251,7 +251,61 @@ CLIENT: list[tuple[str, str]] = [
     ),
     (
         "transport.protocol = 'udp'",
-        ":1: invalid transport.protocol, optional values are [tcp kcp quic websocket wss]",
+        ":1: invalid transport.protocol, optional values are [tcp kcp quic websocket wss auto]",
+    ),
+    # The way out.
+    (
+        "transport.protocol = 'auto'\ntransport.auto.ladder = ['tcp', 'wsss:443']",
+        ':2: transport.auto.ladder: unknown rung "wsss:443", did you mean "wss"?',
+    ),
+    (
+        "transport.auto.ladder = ['http']",
+        ':1: transport.auto.ladder: unknown rung "http"; it is one of tcp, wss, websocket, kcp, '
+        "quic, with :PORT and +proxy behind it where wanted",
+    ),
+    (
+        "transport.auto.ladder = ['tcp:70000']",
+        ':1: transport.auto.ladder: rung "tcp:70000": the port is not a number from 1 to 65535',
+    ),
+    (
+        "transport.auto.ladder = ['kcp:7000+proxy']",
+        'rung "kcp:7000+proxy": kcp is UDP, which these proxies do not carry',
+    ),
+    (
+        "transport.auto.ladder = ['wss+proxy', 'WSS+proxy']",
+        'transport.auto.ladder: "wss+proxy" stands there twice',
+    ),
+    (
+        "transport.auto.ladder = []",
+        ":1: transport.auto.ladder is empty; remove it for the usual one: tcp, wss, websocket, "
+        "tcp+proxy, wss+proxy, websocket+proxy",
+    ),
+    (
+        "transport.auto.rungTimeout = -1",
+        ":1: transport.auto.rungTimeout must be a number of seconds above 0",
+    ),
+    (
+        "dnsServer = 'dns.example.com'",
+        ':1: dnsServer: "dns.example.com" is no address; write the address of the server, with a '
+        "port if it is not 53: 192.0.2.53",
+    ),
+    ("dnsServer = '192.0.2.53:0'", ':1: dnsServer: "192.0.2.53:0" is no address; write'),
+    (
+        "transport.connectServerLocalIP = 'eth0'",
+        ':1: transport.connectServerLocalIP: "eth0" is no address; write an address of this',
+    ),
+    (
+        "transport.dialServerTimeout = -1",
+        ":1: transport.dialServerTimeout must be a number of seconds above 0",
+    ),
+    (
+        "transport.tls.pinnedSHA256 = ['AB:CD']",
+        ':1: transport.tls.pinnedSHA256: "AB:CD" is no SHA-256 fingerprint: write the 64 '
+        'hexadecimal digits that the server logs at start as "tls certificate"',
+    ),
+    (
+        f"transport.tls.enable = false\ntransport.tls.pinnedSHA256 = ['{'ab' * 32}']",
+        ":2: transport.tls.pinnedSHA256 has no effect without transport.tls.enable; without TLS",
     ),
     (
         "transport.wireProtocol = 'v3'",
@@ -378,7 +432,6 @@ UNSUPPORTED_CLIENT = [
     ("clientID = 'x'", "clientID"),
     ("transport.protocol = 'kcp'", 'transport.protocol = "kcp"'),
     ("transport.wireProtocol = 'v2'", 'transport.wireProtocol = "v2"'),
-    ("dnsServer = '1.1.1.1'", "dnsServer"),
     ("webServer.port = 7400", "webServer.port"),
     ("store.path = 'x'", "store.path"),
     ("auth.method = 'oidc'\n" + OIDC, 'auth.method = "oidc"'),
