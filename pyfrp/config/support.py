@@ -53,7 +53,6 @@ _COMMON = (
 
 _SERVER = (
     *_COMMON,
-    _Missing("kcpBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
     _Missing("quicBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
     _Missing("sshTunnelGateway.bindPort", "remove it and run `pyfrp client`", lambda v: v > 0),
     _Missing("enablePrometheus", "remove it"),
@@ -63,7 +62,7 @@ _SERVER = (
 _CLIENT = (
     *_COMMON,
     _Missing("clientID", "remove it; `user` tells clients apart"),
-    _Missing("transport.protocol", 'use "tcp"', _other_than("tcp"), shows=True),
+    _Missing("transport.protocol", 'use "tcp" or "kcp"', _other_than("tcp", "kcp"), shows=True),
     _Missing("transport.wireProtocol", 'use "v1"', _other_than("v1"), shows=True),
     _Missing("transport.proxyURL", "remove it and connect directly"),
     _Missing("dnsServer", "remove it; the system's resolver is used"),
