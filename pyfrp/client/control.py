@@ -168,6 +168,7 @@ class Control:
                     await self._quiet.wait()
             except TimeoutError:
                 pass  # Time to look again.
+        await self._connector.settle()
 
     def _close_resting(self, seen: dict[Carried, tuple[int, float]]) -> None:
         """Close the bridges whose rest has lasted.

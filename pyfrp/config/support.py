@@ -53,7 +53,6 @@ _COMMON = (
 
 _SERVER = (
     *_COMMON,
-    _Missing("kcpBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
     _Missing("quicBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
     _Missing("sshTunnelGateway.bindPort", "remove it and run `pyfrp client`", lambda v: v > 0),
     _Missing("enablePrometheus", "remove it"),
@@ -63,12 +62,7 @@ _SERVER = (
 _CLIENT = (
     *_COMMON,
     _Missing("clientID", "remove it; `user` tells clients apart"),
-    _Missing(
-        "transport.protocol",
-        'use "tcp", "websocket" or "wss"',
-        _other_than("tcp", "websocket", "wss", "auto"),
-        shows=True,
-    ),
+    _Missing("transport.protocol", 'use "tcp" or "wss"', lambda value: value == "quic", shows=True),
     _Missing("transport.wireProtocol", 'use "v1"', _other_than("v1"), shows=True),
     _Missing("virtualNet.address", "remove it"),
     _Missing("store.path", "remove it and keep the proxies in this file, or use includes"),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyfrp.errors import LinkError, LocalWireError, MuxError, PeerClosed
+from pyfrp.net.alarm import Alarm
 from pyfrp.net.endpoint import Endpoint, ViewReader, writer_of_pieces
 from pyfrp.wire.yamux import BATCH, BURST, SLICE, Half, Session, Stream
 
@@ -201,7 +202,7 @@ class MuxTransport(ViewReader):
             now=self.loop.time(),
             keepalive=keepalive_s,
         )
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._wake)
         self._write_pieces = writer_of_pieces(link)
         link.set_write_buffer_limits(high=LINK_HIGH, low=LINK_LOW)
         link.set_protocol(self)
@@ -314,15 +315,9 @@ class MuxTransport(ViewReader):
     # -- time and the end ----------------------------------------------------------------------
 
     def _arm(self) -> None:
-        when = self.session.deadline()
-        if self._timer is not None:
-            if when is not None and self._timer.when() <= when:
-                return  # It fires early enough, and is set again then.
-            self._timer.cancel()
-        self._timer = None if when is None else self.loop.call_at(when, self._wake)
+        self._alarm.set(self.session.deadline())
 
     def _wake(self) -> None:
-        self._timer = None
         try:
             self.session.wake(self.loop.time())
         except MuxError as exc:
@@ -334,8 +329,6 @@ class MuxTransport(ViewReader):
         if self._lost:
             return
         self._lost = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.cancel()
         self.session.close()
         self._on_lost(self._cause or PeerClosed("the link was closed"))

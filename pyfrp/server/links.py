@@ -63,12 +63,14 @@ class Link:
             thing.
         carrier: What brings streams, once there is one.
         trusted: Set once a client has logged in over it.
+        on_known: Called once it has said who it is, or has ended.
     """
 
     def __init__(self, endpoint: Endpoint | None, clock: Callable[[], float]) -> None:
         self.endpoint = endpoint
         self.carrier: Carrier | None = None
         self.trusted = False
+        self.on_known: Callable[[], None] | None = None
         self.opening = 0
         self._clock = clock
         self._heard = clock()
@@ -172,7 +174,10 @@ class LinkAcceptor:
             self._timer = self._loop.call_later(HANDSHAKE_S, self._expire)
 
     def _known(self, waiting: Sniffer | Link) -> None:
-        self._unknown.pop(waiting, None)
+        if self._unknown.pop(waiting, None) is None or not isinstance(waiting, Link):
+            return
+        if waiting.on_known is not None:
+            waiting.on_known()
 
     def _expel(self, waiting: Sniffer | Link) -> None:
         self._known(waiting)
@@ -202,12 +207,28 @@ class LinkAcceptor:
         tune(transport)
         self._serve(transport, kind, early)
 
-    def adopt(self, endpoint: Endpoint, early: bytes = b"") -> None:
-        """Serve a connection of any transport, paused, from which `early` was read."""
-        self._serve(endpoint, None, early)
+    def adopt(
+        self,
+        endpoint: Endpoint,
+        early: bytes = b"",
+        on_known: Callable[[], None] | None = None,
+    ) -> None:
+        """Serve a connection of any transport, paused, from which `early` was read.
 
-    def _serve(self, endpoint: Endpoint, kind: Kind | None, early: bytes) -> None:
+        Args:
+            on_known: Called once it has said who it is, or has ended.
+        """
+        self._serve(endpoint, None, early, on_known)
+
+    def _serve(
+        self,
+        endpoint: Endpoint,
+        kind: Kind | None,
+        early: bytes,
+        on_known: Callable[[], None] | None = None,
+    ) -> None:
         link = Link(endpoint, self._loop.time)
+        link.on_known = on_known
         self._expect(link)
         self._scope.spawn(self._open(link, endpoint, kind, early), name="link")
 
