@@ -13,6 +13,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class QuicOptions:
+    """What QUIC wants to know beyond other transports; its TLS is not OpenSSL's.
+
+    The files are those of `Route.tls`, and empty where TLS is off: QUIC encrypts all the same.
+    """
+
+    cert_file: str = ""
+    key_file: str = ""
+    trusted_ca_file: str = ""
+    keepalive_s: float = 10.0
+    idle_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """How to reach the server. Times are in seconds; `tls` None means in the clear.
 
@@ -31,6 +45,7 @@ class Route:
     tcp_mux: bool
     mux_keepalive_s: float
     protocol: str = "tcp"
+    quic: QuicOptions = QuicOptions()
 
 
 def make_route(cfg: ClientConfig) -> Route:
@@ -58,4 +73,11 @@ def make_route(cfg: ClientConfig) -> Route:
         tcp_mux=transport.tcp_mux,
         mux_keepalive_s=float(transport.tcp_mux_keepalive_interval),
         protocol=transport.protocol,
+        quic=QuicOptions(
+            cert_file=tls.cert_file if tls.enable else "",
+            key_file=tls.key_file if tls.enable else "",
+            trusted_ca_file=tls.trusted_ca_file if tls.enable else "",
+            keepalive_s=float(transport.quic.keepalive_period),
+            idle_s=float(transport.quic.max_idle_timeout),
+        ),
     )

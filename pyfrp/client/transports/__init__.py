@@ -15,6 +15,7 @@ from pyfrp.client.route import Route
 # By module, because few clients need more than one of them: they are loaded when they are used.
 TRANSPORTS = {
     "tcp": "pyfrp.client.transports.tcp",
+    "quic": "pyfrp.client.transports.quic",
 }
 
 
