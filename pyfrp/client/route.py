@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class QuicOptions:
+    """What QUIC wants to know beyond other transports; its TLS is not OpenSSL's.
+
+    The files are those of `Route.tls`, and empty where TLS is off: QUIC encrypts all the same.
+    """
+
+    cert_file: str = ""
+    key_file: str = ""
+    trusted_ca_file: str = ""
+    keepalive_s: float = 10.0
+    idle_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """How to reach the server. Times are in seconds; `tls` None means in the clear.
 
@@ -41,6 +55,7 @@ class Route:
     pins: frozenset[str] = frozenset()
     on_certificate: Callable[[bytes], None] | None = None
     proxy: Proxy | None = None
+    quic: QuicOptions = QuicOptions()
 
 
 def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None = None) -> Route:
@@ -71,6 +86,13 @@ def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None
         pins=_pins(tls.pinned_sha256),
         on_certificate=on_certificate,
         proxy=_proxy(cfg),
+        quic=QuicOptions(
+            cert_file=tls.cert_file if tls.enable else "",
+            key_file=tls.key_file if tls.enable else "",
+            trusted_ca_file=tls.trusted_ca_file if tls.enable else "",
+            keepalive_s=float(transport.quic.keepalive_period),
+            idle_s=float(transport.quic.max_idle_timeout),
+        ),
     )
 
 

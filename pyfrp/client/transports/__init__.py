@@ -16,6 +16,7 @@ from pyfrp.client.route import Route
 TRANSPORTS = {
     "kcp": "pyfrp.client.transports.kcp",
     "tcp": "pyfrp.client.transports.tcp",
+    "quic": "pyfrp.client.transports.quic",
     "websocket": "pyfrp.client.transports.websocket",
     "wss": "pyfrp.client.transports.wss",
 }

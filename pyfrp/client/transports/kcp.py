@@ -12,10 +12,10 @@ import socket
 from pyfrp.client.connector import Connector, OnError, over
 from pyfrp.client.route import Route
 from pyfrp.client.transports.steps import secure
-from pyfrp.errors import DialError
+from pyfrp.errors import DialError, LookupFailed
 from pyfrp.net.datagrams import connect_udp
-from pyfrp.net.dial import LEAST_SHARE_S, resolve
-from pyfrp.net.endpoint import Endpoint, format_address
+from pyfrp.net.dial import first_that_answers
+from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.kcp import KcpEndpoint
 from pyfrp.net.sockets import explain, widen
 from pyfrp.net.trains import TrainSocket
@@ -86,30 +86,18 @@ class Dialler:
         Raises:
             DialError: naming every address and what happened there.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + route.dial_timeout_s
-        try:
-            async with asyncio.timeout_at(deadline):
-                addresses = await resolve(route.host, route.port)
-        except TimeoutError:
-            raise DialError(
-                f"lookup {route.host}: no answer of the resolver within {route.dial_timeout_s:g} s"
-            ) from None
-        failures: list[str] = []
-        for tried, address in enumerate(addresses):
-            left = deadline - loop.time()
-            if left <= 0:
-                break
-            share = min(left, max(left / (len(addresses) - tried), LEAST_SHARE_S))
-            try:
-                endpoint = await self._ask(route, address, share)
-            except DialError as exc:
-                failures.append(f"{format_address(address)}: {exc}")
-                continue
+
+        async def ask(address: tuple[str, int], limit_s: float) -> KcpEndpoint:
+            endpoint = await self._ask(route, address, limit_s)
             self._address = address
             return endpoint
-        reason = "; ".join(failures) or f"{route.host}: no address"
-        raise DialError(f"dial udp {reason}; {HINT}")
+
+        try:
+            return await first_that_answers(route.host, route.port, route.dial_timeout_s, ask)
+        except LookupFailed:
+            raise
+        except DialError as exc:
+            raise DialError(f"dial udp {exc}; {HINT}", exc.errno) from None
 
     async def _ask(self, route: Route, address: tuple[str, int], limit_s: float) -> KcpEndpoint:
         """A session with a server that answers. Raises DialError."""

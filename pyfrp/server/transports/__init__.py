@@ -67,5 +67,8 @@ def _where(key: str, module: str) -> Listen:
     return listen
 
 
-LISTENERS: tuple[Listen, ...] = (_where("kcp_bind_port", "pyfrp.server.transports.kcp"),)
+LISTENERS: tuple[Listen, ...] = (
+    _where("kcp_bind_port", "pyfrp.server.transports.kcp"),
+    _where("quic_bind_port", "pyfrp.server.transports.quic"),
+)
 """The transports with ports of their own."""
