@@ -62,9 +62,7 @@ _SERVER = (
 
 _CLIENT = (
     *_COMMON,
-    _Missing("clientID", "remove it; `user` tells clients apart"),
     _Missing("transport.protocol", 'use "tcp"', _other_than("tcp"), shows=True),
-    _Missing("transport.wireProtocol", 'use "v1"', _other_than("v1"), shows=True),
     _Missing("transport.proxyURL", "remove it and connect directly"),
     _Missing("dnsServer", "remove it; the system's resolver is used"),
     _Missing("virtualNet.address", "remove it"),

@@ -367,10 +367,8 @@ UNSUPPORTED_SERVER = [
 ]
 OIDC = "auth.oidc = { clientID = 'x', tokenEndpointURL = 'https://x/' }\n"
 UNSUPPORTED_CLIENT = [
-    ("clientID = 'x'", "clientID"),
     ("transport.protocol = 'kcp'", 'transport.protocol = "kcp"'),
     ("transport.protocol = 'wss'", 'transport.protocol = "wss"'),
-    ("transport.wireProtocol = 'v2'", 'transport.wireProtocol = "v2"'),
     ("transport.proxyURL = 'http://x'", "transport.proxyURL"),
     ("dnsServer = '1.1.1.1'", "dnsServer"),
     ("webServer.port = 7400", "webServer.port"),
