@@ -83,6 +83,7 @@ class Control:
         peer_options: PeerOptions | None = None,
     ) -> None:
         self.bridges: dict[Carried, None] = {}
+        self.version = conn.version
         self._conn = conn
         self._connector = connector
         self.run_id = run_id
@@ -208,9 +209,9 @@ class Control:
                 # The link opens no more streams, so this session serves nobody any more.
                 self.end(exc)
                 raise
-            conn = MessageConn(endpoint, early=early)
+            conn = MessageConn(endpoint, early=early, version=self.version)
             try:
-                conn.write(first)
+                conn.begin(first)
             except LocalWireError:
                 conn.abort()
                 raise

@@ -20,22 +20,31 @@ from pyfrp.client.proxies.base import ClientProxy
 from pyfrp.client.route import Route, make_route
 from pyfrp.client.transports import connect
 from pyfrp.config.names import wire_name
-from pyfrp.errors import AuthError, HandshakeError, LinkError, PyfrpError, WireError
+from pyfrp.errors import (
+    AuthError,
+    HandshakeError,
+    LinkError,
+    PyfrpError,
+    RefusedError,
+    WireError,
+)
 from pyfrp.log import get_logger
 from pyfrp.nathole.options import PeerOptions
 from pyfrp.net.certs import not_after
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.datagrams import packet_size
 from pyfrp.net.expiry import ExpiryWatch, Lifetime
+from pyfrp.net.handshake import client_hello, encrypt_control, hear_hello
 from pyfrp.version import FRP_VERSION
-from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
 from pyfrp.wire.messages import Login, LoginResp
+from pyfrp.wire.version import V1, load_version
 
 if TYPE_CHECKING:
     from pyfrp.client.ladder import Ladder
     from pyfrp.client.visitors.base import ClientVisitor
     from pyfrp.config import ClientConfig
     from pyfrp.config.client import ClientTransport
+    from pyfrp.wire.version import Hello
 
 LOGIN_S = 10.0  # For LoginResp (frp `client/service.go`).
 FIRST_RETRY_S = 2.0
@@ -228,10 +237,13 @@ class Client:
     async def _converse(self, connector: Connector, login_s: float) -> Control:
         cfg = self.cfg
         endpoint, early = await connector.open()
-        conn = MessageConn(endpoint, early=early)
+        version = load_version(cfg.transport.wire_protocol)
+        conn = MessageConn(endpoint, early=early, version=version)
         try:
+            hello = () if version is V1 else (_hello(cfg.transport),)
             key, timestamp = self._auth.login_fields(time.time())
-            conn.write(
+            conn.begin(
+                *hello,
                 Login(
                     version=FRP_VERSION,
                     os=platform.system().lower(),
@@ -243,20 +255,23 @@ class Client:
                     client_id=cfg.client_id,
                     metas=dict(cfg.metadatas),
                     pool_count=cfg.transport.pool_count,
-                )
+                ),
             )
             try:
                 async with asyncio.timeout(login_s):
+                    for ours in hello:
+                        await hear_hello(conn, ours)
                     answer = await conn.read()
             except TimeoutError:
                 raise HandshakeError(
                     f"no answer to the login within {login_s:g} s; "
                     "do transport.tcpMux and transport.tls agree on both sides?"
                 ) from None
+            except RefusedError as exc:
+                raise HandshakeError(f"the server refused our hello: {exc}") from exc
             except (LinkError, WireError) as exc:
                 raise HandshakeError(
-                    f"{exc} before the login was answered; do transport.tcpMux and "
-                    "transport.tls agree on both sides, and is this the server's bindPort?"
+                    f"{exc} before the login was answered; {_doubts(conn)}"
                 ) from exc
             if not isinstance(answer, LoginResp):
                 raise HandshakeError(f"the server answered the login with {type(answer).__name__}")
@@ -270,8 +285,7 @@ class Client:
         self.log.bind(run_id=answer.run_id).info(
             f"login to server success, get run id [{answer.run_id}]"
         )
-        secret = derive_key(cfg.auth.token)
-        conn.secure(Encryptor(secret).encrypt, Decryptor(secret).decrypt)
+        encrypt_control(conn, cfg.auth.token, server=False)
         return Control(
             conn,
             connector,
@@ -289,6 +303,28 @@ class Client:
                 quic_idle_s=float(cfg.transport.quic.max_idle_timeout),
             ),
         )
+
+
+def _hello(transport: ClientTransport) -> Hello:
+    return client_hello(
+        transport=transport.protocol,
+        tls=transport.tls.enable or transport.protocol in ("wss", "quic"),
+        tcp_mux=transport.tcp_mux,
+    )
+
+
+def _doubts(conn: MessageConn) -> str:
+    """What may be wrong where a server closes instead of answering."""
+    doubts = (
+        "do transport.tcpMux and transport.tls agree on both sides, and is this the server's "
+        "bindPort?"
+    )
+    if conn.version is V1 or conn.agreement is not None:
+        return doubts
+    return (
+        "the server does not speak wire protocol v2 (frp before 0.69?): set "
+        f'transport.wireProtocol = "v1"; if it does, {doubts}'
+    )
 
 
 def _interval(transport: ClientTransport) -> float:

@@ -74,7 +74,6 @@ _SERVER = (
 
 _CLIENT = (
     *_COMMON,
-    _Missing("clientID", "remove it; `user` tells clients apart"),
     _Missing(
         "transport.protocol",
         _QUIC_PACKAGE + ', or use "tcp"',
@@ -82,7 +81,6 @@ _CLIENT = (
         shows=True,
         where=_HERE,
     ),
-    _Missing("transport.wireProtocol", 'use "v1"', _other_than("v1"), shows=True),
     _Missing("virtualNet.address", "remove it"),
     _Missing("store.path", "remove it and keep the proxies in this file, or use includes"),
 )

@@ -57,6 +57,7 @@ class Control:
     ) -> None:
         self.run_id = login.run_id
         self.user = login.user
+        self.client_id = login.client_id
         self.log = server.log.bind(run_id=login.run_id)
         self._server = server
         self._conn = conn
@@ -71,6 +72,7 @@ class Control:
             max(0, min(login.pool_count, limits.max_pool_count)),
             request=self._request_work,
             timeout_s=server.cfg.user_conn_timeout,
+            version=conn.version,
         )
 
     async def run(self) -> None:

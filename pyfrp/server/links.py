@@ -11,17 +11,26 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from pyfrp.errors import LinkError, MuxError, PeerClosed, PyfrpError, WireError
+from pyfrp.errors import (
+    LinkError,
+    MuxError,
+    PeerClosed,
+    PyfrpError,
+    RefusedError,
+    WireError,
+)
 from pyfrp.net.byteconn import ByteConn
 from pyfrp.net.certs import ServerContext
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.endpoint import Addressed, Endpoint, format_address, peer_address, tune
+from pyfrp.net.handshake import answer_hello
 from pyfrp.net.listen import Sniffer
 from pyfrp.net.mux import MuxTransport
 from pyfrp.net.scope import Scope
 from pyfrp.server.transports import LAYERS, SECURE
 from pyfrp.wire.messages import Message
 from pyfrp.wire.sniff import Kind, classify
+from pyfrp.wire.version import Hello
 
 HANDSHAKE_S = (
     10.0  # For each step up to the first message (frp `server/service.go`, connReadTimeout).
@@ -326,19 +335,26 @@ class LinkAcceptor:
 
     async def _converse(self, link: Link, endpoint: Endpoint, early: bytes) -> None:
         """Read the first message of a connection and hand both on."""
-        conn = MessageConn(endpoint, early=early)
+        conn = MessageConn(endpoint, early=early, version=None)
         if link.carrier is None:
             conn.on_activity = link.touch
         opening = link.carrier is not None
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 msg = await conn.read()
+                if isinstance(msg, Hello):
+                    answer_hello(conn, msg)
+                    msg = await conn.read()
             if opening:
                 link.opening -= 1
                 opening = False
             await self._on_first(conn, msg, link)
         except TimeoutError:
             conn.abort()
+        except RefusedError as exc:
+            peer = format_address(peer_address(endpoint))
+            self._log.warning(f"hello refused: {exc}", peer=peer)
+            conn.close()
         except WireError as exc:
             peer = format_address(peer_address(endpoint))
             self._log.debug(f"connection closed: {exc}", peer=peer)

@@ -15,6 +15,7 @@ from pyfrp.net.conn import MessageConn
 from pyfrp.net.datagrams import packet_size
 from pyfrp.net.endpoint import format_address, peer_address
 from pyfrp.net.expiry import ExpiryWatch
+from pyfrp.net.handshake import encrypt_control
 from pyfrp.net.listen import listen
 from pyfrp.net.scope import Scope
 from pyfrp.net.sockets import bind_error
@@ -28,7 +29,6 @@ from pyfrp.server.transports import LISTENERS, Listening
 from pyfrp.server.visitors import SHOWN, VisitorManager
 from pyfrp.version import FRP_VERSION
 from pyfrp.vhost.frontend import HttpFrontend
-from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
 from pyfrp.wire.messages import (
     Login,
     LoginResp,
@@ -38,6 +38,7 @@ from pyfrp.wire.messages import (
     NewWorkConn,
     StartWorkConn,
 )
+from pyfrp.wire.version import V1
 
 if TYPE_CHECKING:
     from pyfrp.config import ServerConfig
@@ -300,7 +301,10 @@ class Server:
     async def _login(self, conn: MessageConn, login: Login, link: Link) -> None:
         peer = format_address(peer_address(conn.endpoint))
         try:
+            if conn.version is not V1 and conn.agreement is None:
+                raise AuthError("missing v2 crypto negotiation")
             self.verifier.verify_login(login, int(time.time()))
+            self._refuse_twin(login)
         except AuthError as exc:
             self.log.warning(f"register control error: {exc}", peer=peer)
             error = self.detail(str(exc), "register control error")
@@ -319,11 +323,25 @@ class Server:
         if old is not None:
             old.replace(login.run_id)
         conn.write(LoginResp(version=FRP_VERSION, run_id=login.run_id))
-        key = derive_key(self.token)
-        conn.secure(Encryptor(key).encrypt, Decryptor(key).decrypt)
+        encrypt_control(conn, self.token, server=True)
         control = Control(self, conn, login, drop_link=link.drop, heard=link.heard)
         self.controls[login.run_id] = control
         await control.run()
+
+    def _refuse_twin(self, login: Login) -> None:
+        """Refuse a second client of the same user that calls itself the same.
+
+        Source: frp `server/registry/registry.go` of 0.70.
+        """
+        name, user = login.client_id, login.user
+        if name and any(
+            (control.client_id, control.user) == (name, user)
+            for run_id, control in self.controls.items()
+            if run_id != login.run_id
+        ):
+            raise AuthError(
+                f"client_id [{name[:SHOWN]}] for user [{user[:SHOWN]}] is already online"
+            )
 
     def _work_conn(self, conn: MessageConn, msg: NewWorkConn) -> None:
         control = self.controls.get(msg.run_id)
@@ -332,6 +350,8 @@ class Server:
             conn.close()
             return
         try:
+            if conn.version is not control.pool.version:
+                raise AuthError("it is of another version of the wire protocol than the login")
             self.verifier.verify_work_conn(msg)
         except AuthError as exc:
             control.log.warning(f"invalid NewWorkConn: {exc}")
@@ -358,7 +378,7 @@ class Server:
             return
         # Before anything of the payload, which may come as soon as the connection is handed over.
         conn.write(NewVisitorConnResp(proxy_name=msg.proxy_name))
-        visited.enter(*conn.detach(), msg)
+        visited.enter(*conn.detach(), msg, conn.version)
 
     def _user_of(self, run_id: str) -> str:
         """The user that a visitor comes from; clients before frp 0.50 do not say who they are."""

@@ -319,7 +319,6 @@ VISIT = ["-n", "v", "--server_name", "p", "--bind_port", "1"]
         (["tcp"], "name should not be empty\n", False),
         (["tcp", "-n", "a", "-p", "x"], "invalid transport.protocol, optional values are", False),
         (["stcp", "visitor", "-n", "v"], "server name is required\n", False),
-        (["udp", "-n", "a", "--client-id", "x"], "clientID is not available in this", False),
     ],
 )
 def test_a_wrong_line_starts_nothing(

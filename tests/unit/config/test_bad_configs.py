@@ -429,9 +429,7 @@ UNSUPPORTED_SERVER = [
 ]
 OIDC = "auth.oidc = { clientID = 'x', tokenEndpointURL = 'https://x/' }\n"
 UNSUPPORTED_CLIENT = [
-    ("clientID = 'x'", "clientID"),
     ("transport.protocol = 'kcp'", 'transport.protocol = "kcp"'),
-    ("transport.wireProtocol = 'v2'", 'transport.wireProtocol = "v2"'),
     ("webServer.port = 7400", "webServer.port"),
     ("store.path = 'x'", "store.path"),
     ("auth.method = 'oidc'\n" + OIDC, 'auth.method = "oidc"'),
