@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pyfrp.auth.token import TokenAuth
+from pyfrp.auth import make_authenticator
 from pyfrp.client.connector import Connector
 from pyfrp.client.control import Control
 from pyfrp.client.proxies import PROXY_TYPES
@@ -65,7 +65,7 @@ class Client:
         self.cfg = cfg
         self.log: Any = get_logger()
         self._on_login = on_login
-        self._auth = TokenAuth(cfg.auth.token, frozenset(cfg.auth.additional_scopes))
+        self._auth = make_authenticator(cfg.auth)
         self._route = make_route(cfg)
         self._proxies = [self._make(proxy) for proxy in cfg.proxies]
         self._visitors = self._make_visitors()
@@ -179,19 +179,22 @@ class Client:
         return None
 
     async def _try_login(self) -> Control:
+        # Not on the connection's time: a server waits ten seconds for a login, and who gives out
+        # what is shown may take as long.
+        proof = await self._auth.login_fields(time.time())
         connector = await connect(self._route, self.report)
         try:
-            return await self._converse(connector)
+            return await self._converse(connector, proof)
         except BaseException:
             await connector.close()
             raise
 
-    async def _converse(self, connector: Connector) -> Control:
+    async def _converse(self, connector: Connector, proof: tuple[str, int]) -> Control:
         cfg = self.cfg
         endpoint, early = await connector.open()
         conn = MessageConn(endpoint, early=early)
         try:
-            key, timestamp = self._auth.login_fields(time.time())
+            key, timestamp = proof
             conn.write(
                 Login(
                     version=FRP_VERSION,
