@@ -31,10 +31,8 @@ METHODS = {
 class Authenticator(Protocol):
     """The client's side: fills `privilege_key` and `timestamp` of messages.
 
-    Each method takes the Unix time and may have to ask somebody else first.
-
-    Raises:
-        AuthError: there is nothing to show now; a later try may succeed.
+    What fills them takes the Unix time and may have to ask somebody else first; it raises AuthError
+    when there is nothing to show now. A later try may succeed.
     """
 
     async def login_fields(self, now: float) -> tuple[str, int]:
@@ -47,6 +45,10 @@ class Authenticator(Protocol):
 
     async def work_conn_fields(self, now: float) -> tuple[str, int]:
         """For a NewWorkConn: empty and 0 without the scope."""
+        ...
+
+    def refused(self) -> None:
+        """The server did not accept a message: what is kept for later may be worth nothing."""
         ...
 
 

@@ -79,6 +79,9 @@ class TokenAuth:
         """Return the same for a NewWorkConn: empty and 0 without the scope."""
         return self._fields(now) if NEW_WORK_CONNS in self._scopes else ("", 0)
 
+    def refused(self) -> None:
+        """Each key is made anew anyway."""
+
     def _fields(self, now: float) -> tuple[str, int]:
         timestamp = int(now)
         return auth_key(self._token, timestamp), timestamp

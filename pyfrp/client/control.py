@@ -351,6 +351,7 @@ class Control:
                 raise LinkError(f"expected StartWorkConn, got {type(start).__name__}")
             if start.error:
                 self._log.error(f"StartWorkConn contains error: {start.error}")
+                self._auth.refused()
                 conn.close()
                 return
             endpoint, early = conn.detach()

@@ -226,6 +226,7 @@ class Client:
                 raise HandshakeError(f"the server answered the login with {type(answer).__name__}")
             if answer.error:
                 self.log.error(answer.error)
+                self._auth.refused()
                 raise AuthError(answer.error)
         except BaseException:
             conn.abort()

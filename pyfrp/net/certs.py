@@ -134,6 +134,26 @@ def client_context(
     return context
 
 
+def trusting_context(ca_file: str, key: str) -> ssl.SSLContext:
+    """Make the context for a server that is no frp, such as an identity provider.
+
+    Args:
+        ca_file: PEM file of the authorities to trust instead of the system's; "" for no check.
+        key: Where the operator named it, for messages.
+
+    Raises:
+        ConfigError: The file is missing, unreadable, no PEM, or expired.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file:
+        _load_ca(context, ca_file, key)
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def fingerprint(der: bytes) -> str:
     """Return the SHA-256 of a DER certificate, as pairs of hex digits with colons."""
     return hashlib.sha256(der).digest().hex(":").upper()
@@ -204,16 +224,16 @@ def _load_pair(context: ssl.SSLContext, cert_file: str, key_file: str, keys: Pai
     return fingerprint(leaf)
 
 
-def _load_ca(context: ssl.SSLContext, ca_file: str) -> None:
-    certificates = _certificates(ca_file, "trusted CA", _CA_KEY)
+def _load_ca(context: ssl.SSLContext, ca_file: str, key: str = _CA_KEY) -> None:
+    certificates = _certificates(ca_file, "trusted CA", key)
     now = time.time()
-    if all(_ends(certificate, ca_file, _CA_KEY) < now for certificate in certificates):
-        _refuse_expired(certificates[0], ca_file, _CA_KEY)
+    if all(_ends(certificate, ca_file, key) < now for certificate in certificates):
+        _refuse_expired(certificates[0], ca_file, key)
     try:
         context.load_verify_locations(cadata=b"".join(certificates))
     except ssl.SSLError as exc:
         raise ConfigError(
-            f"the trusted CA file cannot be used: {exc.reason or exc}", path=ca_file, key=_CA_KEY
+            f"the trusted CA file cannot be used: {exc.reason or exc}", path=ca_file, key=key
         ) from exc
     # Go trusts whatever is in the file: also an intermediate, or a server's own certificate.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

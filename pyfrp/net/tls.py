@@ -23,6 +23,7 @@ _read_buffer = memoryview(bytearray(_READ_SIZE))
 _plain = memoryview(bytearray(_READ_SIZE))
 
 ReadInto = Callable[[int, memoryview], int]
+Explain = Callable[[ssl.SSLError], str]
 
 
 class TlsEndpoint(asyncio.BufferedProtocol):
@@ -40,6 +41,7 @@ class TlsEndpoint(asyncio.BufferedProtocol):
         server_side: Which part to play.
         server_name: SNI and the name to verify, client side.
         early: Bytes already read from the link that belong to the handshake.
+        told: Makes a sentence of a failure; without it `explain`, which names frp's keys.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class TlsEndpoint(asyncio.BufferedProtocol):
         server_side: bool,
         server_name: str | None = None,
         early: bytes = b"",
+        told: Explain | None = None,
     ) -> None:
         self._link = link
+        self._explain = told or explain
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(
@@ -195,7 +199,7 @@ class TlsEndpoint(asyncio.BufferedProtocol):
             return
         except ssl.SSLError as exc:
             self._send()  # The alert that tells the peer why.
-            self._fail(HandshakeError(explain(exc)))
+            self._fail(HandshakeError(self._explain(exc)))
             return
         self._send()
         self._ready = True
@@ -233,7 +237,7 @@ class TlsEndpoint(asyncio.BufferedProtocol):
             if isinstance(self._stop, ssl.SSLZeroReturnError):
                 self._end()
             else:
-                self._fail(HandshakeError(explain(self._stop)))
+                self._fail(HandshakeError(self._explain(self._stop)))
 
     def _read_rest(self, size: int) -> int:
         """Read what else is at hand behind `size` bytes; one piece means fewer calls upwards."""
@@ -298,6 +302,7 @@ async def upgrade(
     server_side: bool,
     server_name: str | None = None,
     early: bytes = b"",
+    told: Explain | None = None,
 ) -> TlsEndpoint:
     """Do the TLS handshake on `link` and return the TLS endpoint, paused.
 
@@ -307,7 +312,9 @@ async def upgrade(
     Raises:
         HandshakeError: with the reason in words.
     """
-    tls = TlsEndpoint(link, context, server_side=server_side, server_name=server_name, early=early)
+    tls = TlsEndpoint(
+        link, context, server_side=server_side, server_name=server_name, early=early, told=told
+    )
     link.resume_reading()
     try:
         await tls.handshaken
