@@ -261,7 +261,8 @@ class Provider:
             status, kind, answer = self.answer(asked)
             writer.write(
                 f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n"
-                f"Content-Length: {len(answer)}\r\nConnection: close\r\n\r\n".encode() + answer
+                f"Content-Length: {len(answer)}\r\nConnection: close\r\n\r\n".encode()
+                + answer
             )
             await writer.drain()
         except (OSError, EOFError, asyncio.IncompleteReadError):
