@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pyfrp.auth.token import TokenAuth
+from pyfrp.auth import make_authenticator
 from pyfrp.client.connector import Connector
 from pyfrp.client.control import Control
 from pyfrp.client.proxies import PROXY_TYPES
@@ -77,7 +77,7 @@ class Client:
         self.cfg = cfg
         self.log: Any = get_logger()
         self._on_login = on_login
-        self._auth = TokenAuth(cfg.auth.token, frozenset(cfg.auth.additional_scopes))
+        self._auth = make_authenticator(cfg.auth)
         self._expiry = ExpiryWatch(self.log.warning)
         self._route = make_route(cfg, self._seen)
         if self._route.tls is not None:
@@ -227,21 +227,26 @@ class Client:
 
     async def _attempt(self, route: Route, login_s: float) -> Control:
         """Log in by one route, with so many seconds for the answer."""
+        # Not on the connection's time: a server waits ten seconds for a login, and who gives out
+        # what is shown may take as long.
+        proof = await self._auth.login_fields(time.time())
         connector = await connect(route, self.report)
         try:
-            return await self._converse(connector, login_s)
+            return await self._converse(connector, proof, login_s)
         except BaseException:
             await connector.close()
             raise
 
-    async def _converse(self, connector: Connector, login_s: float) -> Control:
+    async def _converse(
+        self, connector: Connector, proof: tuple[str, int], login_s: float
+    ) -> Control:
         cfg = self.cfg
         endpoint, early = await connector.open()
         version = load_version(cfg.transport.wire_protocol)
         conn = MessageConn(endpoint, early=early, version=version)
         try:
             hello = () if version is V1 else (_hello(cfg.transport),)
-            key, timestamp = self._auth.login_fields(time.time())
+            key, timestamp = proof
             conn.begin(
                 *hello,
                 Login(
@@ -277,6 +282,7 @@ class Client:
                 raise HandshakeError(f"the server answered the login with {type(answer).__name__}")
             if answer.error:
                 self.log.error(answer.error)
+                self._auth.refused()
                 raise AuthError(answer.error)
         except BaseException:
             conn.abort()

@@ -43,8 +43,6 @@ def _other_than(*values: str) -> Callable[[Any], bool]:
     return lambda value: value not in values
 
 
-_TOKEN_FILE = 'write the token into a file and use auth.tokenSource.type = "file"'
-
 _QUIC_PACKAGE = 'add the package aioquic (pip install "pyfrp-tunnel[quic]")'
 _HERE = "this installation"
 
@@ -54,8 +52,6 @@ def _no_quic() -> bool:
 
 
 _COMMON = (
-    _Missing("auth.method", 'use "token"', _other_than("token"), shows=True),
-    _Missing("auth.tokenSource.type", _TOKEN_FILE, lambda value: value == "exec", shows=True),
     _Missing("webServer.port", "remove it; logs tell what the dashboard would", lambda v: v > 0),
 )
 

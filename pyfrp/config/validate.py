@@ -46,6 +46,11 @@ def server_problems(cfg: ServerConfig, allow_unsafe: Collection[str] = ()) -> It
     if cfg.auth.max_clock_skew < 0:
         text = "auth.maxClockSkew must be 0 (not checked) or a number of seconds"
         yield Problem(text, ("auth", "maxClockSkew"))
+    # frps ends with a trace of its stack when it cannot use the issuer.
+    issuer = cfg.auth.oidc.issuer
+    if cfg.auth.method == "oidc" and not re.match(r"https?://[^/]", issuer):
+        what = "must be the http or https URL of the provider" if issuer else "is required"
+        yield Problem(f"auth.oidc.issuer {what}", ("auth", "oidc", "issuer"))
     yield from _log(cfg.log)
     yield from _web_server(cfg.web_server)
     # frp names the last one in the spelling of its own fields.
@@ -278,6 +283,10 @@ def _oidc(oidc: ClientOIDC, method: str, allow_unsafe: Collection[str]) -> Itera
         )
     if missing:
         yield Problem("; ".join(missing), place)
+    # frpc notices at the first token that it has to get.
+    if oidc.proxy_url and not re.match(r"(?:https?|socks5h?)://[^/]", oidc.proxy_url):
+        text = "auth.oidc.proxyURL must be an http, https, socks5 or socks5h URL"
+        yield Problem(text, (*place, "proxyURL"))
 
 
 def _log(log: LogConfig) -> Iterator[Problem]:

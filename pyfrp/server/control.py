@@ -6,6 +6,7 @@ Source of the conversation: frp `server/control.go`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,7 @@ class Control:
 
     async def _handle(self, msg: Message) -> None:
         if isinstance(msg, Ping):
-            self._ping(msg)
+            await self._ping(msg)
         elif isinstance(msg, NewProxy):
             await self._new_proxy(msg)
         elif isinstance(msg, CloseProxy):
@@ -147,9 +148,9 @@ class Control:
         else:
             self.log.debug("ignored a message", type=type(msg).__name__)
 
-    def _ping(self, msg: Ping) -> None:
+    async def _ping(self, msg: Ping) -> None:
         try:
-            self._server.verifier.verify_ping(msg)
+            await self._server.verifier.verify_ping(msg, int(time.time()))
         except AuthError as exc:
             self.log.warning(f"received invalid ping: {exc}")
             self._conn.write(Pong(error=self._server.detail(str(exc), "invalid ping")))

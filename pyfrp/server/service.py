@@ -7,7 +7,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from pyfrp.auth.token import TokenVerifier
+from pyfrp.auth import make_verifier
 from pyfrp.errors import AuthError, ConfigError, LinkError, RefusedError
 from pyfrp.log import get_logger
 from pyfrp.net.certs import server_context
@@ -68,11 +68,7 @@ class Server:
         self.log: Any = get_logger()
         self.clock = loop.time
         self.token = cfg.auth.token
-        self.verifier = TokenVerifier(
-            cfg.auth.token,
-            frozenset(cfg.auth.additional_scopes),
-            max_clock_skew=cfg.auth.max_clock_skew,
-        )
+        self.verifier = make_verifier(cfg.auth)
         allowed = [ports.bounds for ports in cfg.allow_ports]
         self.ports = PortManager(allowed)
         self.udp_ports = PortManager(allowed)
@@ -183,6 +179,7 @@ class Server:
         except ConfigError:
             await self._close()
             raise
+        self.verifier.start(self._scope.spawn, self.log)
         self.log.info("tls certificate", fingerprint=context.fingerprint)
         self._expiry.add(context.lifetimes)
         self._expiry.start()
@@ -290,7 +287,7 @@ class Server:
         if isinstance(msg, Login):
             await self._login(conn, msg, link)
         elif isinstance(msg, NewWorkConn):
-            self._work_conn(conn, msg)
+            await self._work_conn(conn, msg)
         elif isinstance(msg, NewVisitorConn):
             self._visitor_conn(conn, msg)
         else:
@@ -303,7 +300,7 @@ class Server:
         try:
             if conn.version is not V1 and conn.agreement is None:
                 raise AuthError("missing v2 crypto negotiation")
-            self.verifier.verify_login(login, int(time.time()))
+            await self.verifier.verify_login(login, int(time.time()))
             self._refuse_twin(login)
         except AuthError as exc:
             self.log.warning(f"register control error: {exc}", peer=peer)
@@ -311,6 +308,8 @@ class Server:
             conn.write(LoginResp(version=FRP_VERSION, error=error))
             conn.close()
             return
+        if conn.ended:
+            return  # It gave up meanwhile, and takes nobody's place.
         login.run_id = login.run_id or secrets.token_hex(RUN_ID_BYTES)
         assert self._acceptor is not None
         self._acceptor.trust(link)
@@ -343,7 +342,7 @@ class Server:
                 f"client_id [{name[:SHOWN]}] for user [{user[:SHOWN]}] is already online"
             )
 
-    def _work_conn(self, conn: MessageConn, msg: NewWorkConn) -> None:
+    async def _work_conn(self, conn: MessageConn, msg: NewWorkConn) -> None:
         control = self.controls.get(msg.run_id)
         if control is None:
             self.log.warning(f"no client control found for run id [{msg.run_id}]")
@@ -352,7 +351,7 @@ class Server:
         try:
             if conn.version is not control.pool.version:
                 raise AuthError("it is of another version of the wire protocol than the login")
-            self.verifier.verify_work_conn(msg)
+            await self.verifier.verify_work_conn(msg, int(time.time()))
         except AuthError as exc:
             control.log.warning(f"invalid NewWorkConn: {exc}")
             conn.write(StartWorkConn(error=self.detail(str(exc), "invalid NewWorkConn")))
