@@ -79,10 +79,10 @@ class Scene:
 
     # -- callers -------------------------------------------------------------------------------
 
-    async def answered(self, limit_s: float = 10.0) -> bool:
+    async def answered(self) -> bool:
         """Whether a request is answered as it should be right now."""
         try:
-            answer = await fetch(self.http_port, "/hello", DOMAIN, limit_s=limit_s)
+            answer = await fetch(self.http_port, "/hello", DOMAIN)
         except (AssertionError, OSError):
             return False
         return (answer.status, answer.body) == (200, b"hello")
@@ -111,7 +111,7 @@ class Scene:
             assert (answer.status, answer.body) == (200, b"hello"), answer
 
         async def listen() -> None:
-            answer = await fetch(self.http_port, "/tokens", DOMAIN, limit_s=30.0)
+            answer = await fetch(self.http_port, "/tokens", DOMAIN)
             assert answer.body == b"".join(map(sse, range(EVENTS))), "a stream is not whole"
 
         await all_of([*(ask() for _ in range(requests)), *(listen() for _ in range(streams))])

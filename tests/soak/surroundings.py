@@ -128,7 +128,8 @@ class Proxy:
             f"auth_param basic program {helper} {self._passwords}",
             *("auth_param basic children 2", "auth_param basic realm office"),
             "acl known proxy_auth REQUIRED",
-            f"http_access {'allow' if allowed else 'deny'} CONNECT known",
+            # A rule that ends with who it is would ask for a password again, not refuse.
+            "http_access allow CONNECT known" if allowed else "http_access deny CONNECT all",
             "http_access deny all",
             f"dns_nameservers {RESOLVER}",
             *("positive_dns_ttl 1 second", "negative_dns_ttl 1 second", "dns_timeout 3 seconds"),
