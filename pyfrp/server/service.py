@@ -42,7 +42,7 @@ from pyfrp.wire.version import V1
 
 if TYPE_CHECKING:
     from pyfrp.config import ServerConfig
-    from pyfrp.net.bridge import Bridge
+    from pyfrp.net.bridge import Carried
     from pyfrp.server.proxies.base import ServerProxy
     from pyfrp.vhost.https import HttpsMuxer
     from pyfrp.vhost.tcpmux import TcpmuxMuxer
@@ -85,7 +85,7 @@ class Server:
         self.http: HttpFrontend | None = None
         self.https: HttpsMuxer | None = None
         self.tcpmux: TcpmuxMuxer | None = None
-        self.bridges: dict[Bridge, None] = {}
+        self.bridges: dict[Carried, None] = {}
         self.controls: dict[str, Control] = {}
         self._proxies: dict[str, ServerProxy] = {}
         self._listeners: list[Listening] = []
@@ -252,7 +252,7 @@ class Server:
             await self._acceptor.close()
         await self._scope.close()
 
-    def bridge_closed(self, bridge: Bridge) -> None:
+    def bridge_closed(self, bridge: Carried) -> None:
         self.bridges.pop(bridge, None)
         if not self.bridges:
             self._quiet.set()

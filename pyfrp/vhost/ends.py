@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pyfrp.net.endpoint import reset
 from pyfrp.vhost.caller import CallerSide
 from pyfrp.vhost.serving import Refusal, Serving
-from pyfrp.vhost.stages import HEAD_S, LINGER_S, Answering, Asking
+from pyfrp.vhost.stages import BODY_S, HEAD_S, LINGER_S, Answering, Asking
 from pyfrp.wire import http1
 from pyfrp.wire.http1 import RequestHead, ResponseHead
 
@@ -31,6 +31,7 @@ class Ends(CallerSide):
         "_half_closed",
         "_head",
         "_keep_alive",
+        "_moved",
         "_queued",
         "_route",
         "_upstream",
@@ -48,6 +49,7 @@ class Ends(CallerSide):
         self._route: HttpRoute | None = None
         self._upstream: Upstream | None = None
         self._queued = b""  # Of the request, for the work connection that is being opened.
+        self._moved = False  # Bytes of the request's body came since `expire` last looked.
         self._keep_alive = True
         self.deadline = frontend.clock() + HEAD_S
 
@@ -121,7 +123,9 @@ class Ends(CallerSide):
         self.deadline = 0.0
         if self._caller is None:
             return
-        if self._answering == Answering.HEAD:
+        if self._answering == Answering.HEAD and self._asking == Asking.BODY:
+            self._look_at_upload()
+        elif self._answering == Answering.HEAD:
             self.refuse(504, "the local service sent no answer in time", stage="response head")
         elif self._answering == Answering.OVER:
             self._caller.abort()
@@ -133,6 +137,15 @@ class Ends(CallerSide):
             self.refuse(
                 408, "the request head took too long", stage="request head", keep_alive=False
             )
+
+    def _look_at_upload(self) -> None:
+        """End a request whose caller has sent nothing for long; who is made to wait may stay."""
+        if self._moved or not self._reading:
+            self._moved = False
+            self.deadline = self._frontend.clock() + BODY_S
+            return
+        self._asking = Asking.DONE
+        self.refuse(408, "the request body stalled", stage="request body", keep_alive=False)
 
     def drain(self) -> None:
         """The server is ending: idle connections close now, busy ones after their answer."""

@@ -16,7 +16,7 @@ from pyfrp.vhost.departure import watch_departure
 from pyfrp.vhost.ends import Ends
 from pyfrp.vhost.failover import repeatable
 from pyfrp.vhost.replay import Replay
-from pyfrp.vhost.stages import HEAD_S, READ_AHEAD, Answering, Asking
+from pyfrp.vhost.stages import BODY_S, HEAD_S, READ_AHEAD, Answering, Asking
 from pyfrp.vhost.upstream import Upstream
 from pyfrp.wire import http1
 from pyfrp.wire.http1 import CHUNKED, UNTIL_CLOSE, RequestHead, ResponseHead
@@ -193,8 +193,15 @@ class HttpExchange(Ends):
         if self._asking == Asking.BODY and self._buffer:
             rest, self._buffer = self._buffer, b""
             self._read_body(rest)
+        if self._asking == Asking.BODY and upstream is not None:
+            self._await_body()
+
+    def _await_body(self) -> None:
+        """The rest of the upload is the caller's to send; see `expire`."""
+        self.deadline = self._frontend.clock() + BODY_S
 
     def _read_body(self, data: bytes) -> None:
+        self._moved = True
         body = cast(Body, self._body)
         try:
             data = body.feed(data)
@@ -209,6 +216,7 @@ class HttpExchange(Ends):
             self._buffer = body.rest
             self._asking = Asking.DONE
             self._body = None
+            self.deadline = 0.0
             if self._answering == Answering.HEAD:
                 self._await_answer()
         upstream = self._upstream
@@ -242,6 +250,8 @@ class HttpExchange(Ends):
                 self._frontend.refuse_dead(self, why, stage="work connection")
             return
         self._attach(upstream)
+        if self._asking == Asking.BODY:
+            self._await_body()
         queued, self._queued = self._queued, b""
         if route.group is not None:
             self._replay.begin(queued, self._frontend.clock())
@@ -312,6 +322,7 @@ class HttpExchange(Ends):
                 return False
             route, sent = again
         self._answering = Answering.NONE
+        self.deadline = 0.0
         self._route, self._queued = route, sent
         self._frontend.spawn(self._connect(route))
         return True

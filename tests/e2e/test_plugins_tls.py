@@ -27,7 +27,7 @@ from tests.support.processes import (
     tunnel,
 )
 from tests.support.services import BLOCK, EchoBackend, pattern_hash, peer_left, running
-from tests.support.waiting import all_of, until
+from tests.support.waiting import until
 from tests.unit.net.tls_pair import NAME, certificate, server_context
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
@@ -355,12 +355,7 @@ async def test_the_configured_certificate_is_shown(scene: Scene, name: str) -> N
 
 async def test_tls2raw_carries_a_megabyte_each_way(scene: Scene) -> None:
     async with scene.call("tls2raw") as caller:
-
-        async def back() -> bytes:
-            return await caller.exactly(len(BLOCK))
-
-        _, echoed = await all_of([caller.send(BLOCK), back()])
-        assert echoed == BLOCK
+        await caller.echoed(BLOCK)
     await until(lambda: not scene.echo.live, "the backend's connection to close")
 
 

@@ -6,7 +6,6 @@ carries a megabyte each way.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -22,8 +21,7 @@ from tests.support.http import Caller, calling, request, trust
 from tests.support.http2 import http2
 from tests.support.plugins import WRAPPINGS, PluginScene
 from tests.support.processes import PAIRS, Config, require_official, tunnel
-from tests.support.services import BLOCK, EchoBackend, pattern_hash, running
-from tests.support.waiting import all_of
+from tests.support.services import BLOCK, EchoBackend, pattern_hash, running, unix_echo
 from tests.unit.net.tls_pair import certificate, server_context
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
@@ -66,13 +64,6 @@ async def scene(
     made = Scene(kinds, HttpBackend(), HttpBackend(), EchoBackend())
     made.https.tls = server_context()
 
-    async def unix_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_unix_server(unix_echo, directory / "s")
     plain, sealed, echo = (
         {"localAddr": f"127.0.0.1:{backend.port}"} for backend in (made.http, made.https, made.echo)
     )
@@ -96,20 +87,12 @@ async def scene(
         leaks.share(backend)  # Clients keep idle connections to them.
     async with (
         running(made.http, made.https, made.echo),
+        unix_echo(directory / "s"),
         tunnel(directory / "t", proxies, kinds=kinds),
     ):
         yield made
     for backend in (made.http, made.https):
         leaks.unshare(backend)
-    server.close()
-
-
-async def _echoed(caller: Caller) -> None:
-    async def back() -> bytes:
-        return await caller.exactly(len(BLOCK))
-
-    _, echoed = await all_of([caller.send(BLOCK), back()])
-    assert echoed == BLOCK
 
 
 def _host_of(target: str) -> str:
@@ -137,7 +120,7 @@ async def test_a_megabyte_goes_each_way(scene: Scene, plugin: str, wrapping: str
                 await caller.send(b"\x05\x01\x00\x01\x7f\x00\x00\x01")
                 await caller.send(scene.echo.port.to_bytes(2, "big"))
                 assert (await caller.exactly(10))[:2] == b"\x05\x00"
-            await _echoed(caller)
+            await caller.echoed(BLOCK)
         return
     place = f"http://127.0.0.1:{scene.http.port}" if plugin == "http_proxy" else ""
     steps = [(_fetched, "/block")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 import time
 from collections.abc import AsyncIterator
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.http import Caller, calling
+from tests.support.http import calling
 from tests.support.ports import free_port
 from tests.support.processes import (
     HOST,
@@ -111,14 +110,6 @@ async def meeting(
             program.kill()
 
 
-async def _echoed(user: Caller, data: bytes) -> None:
-    async def back() -> bytes:
-        return await user.exactly(len(data))
-
-    _, echoed = await all_of([user.send(data), back()])
-    assert hashlib.sha256(echoed or b"").digest() == hashlib.sha256(data).digest()
-
-
 MIXES: list[tuple[Kind, Kind, Kind]] = [
     ("ours", "ours", "ours"),
     ("ours", "ours", "official"),
@@ -146,8 +137,8 @@ async def test_users_of_a_visitor_reach_the_service_past_the_server(
         async def served(name: str) -> None:
             async with m.at(name) as user:
                 for piece in (b"a", b"few", b"words"):
-                    await _echoed(user, piece)
-                await _echoed(user, BLOCK)
+                    await user.echoed(piece)
+                await user.echoed(BLOCK)
 
         async with m.at("other-user"), m.at("nobody"):
             await all_of((served(name) for name in ("kcp", "quic")), limit_s=40)
@@ -180,9 +171,9 @@ async def test_the_owner_alone_keeps_a_limit(
 
         async def took(mode: str) -> float:
             async with m.at(f"v-{mode}") as user:
-                await _echoed(user, b"?")
+                await user.echoed(b"?")
                 began = time.monotonic()
-                await _echoed(user, BLOCK[:size])
+                await user.echoed(BLOCK[:size])
                 return time.monotonic() - began
 
         kept, free = await all_of(map(took, modes), limit_s=40)
@@ -209,7 +200,7 @@ async def test_ports_that_change_are_guessed(
         ) as m,
         m.at("v") as user,
     ):
-        await _echoed(user, b"hello")
+        await user.echoed(b"hello")
         await m.owner.server.logged(r"report make hole success: true, mode 3, index 0")
 
 
@@ -226,7 +217,7 @@ async def test_users_fall_back_to_the_server_where_there_is_no_way_past_it(tmp_p
     async with StunServer() as stun:
         stun.silent = True
         async with meeting(tmp_path, proxies, visitors, stun=stun.address) as m, m.at("v") as user:
-            await _echoed(user, BLOCK)
+            await user.echoed(BLOCK)
             await m.guest.logged("try to transfer connection to visitor: bob.w")
 
 
@@ -243,7 +234,7 @@ async def test_a_tunnel_is_made_ahead_where_that_is_wanted(tmp_path: Path) -> No
     ):
         await m.guest.logged("establishing nat hole connection successful")
         async with m.at("v") as user:
-            await _echoed(user, b"hello")
+            await user.echoed(b"hello")
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,11 @@ class Caller:
             name, _, value = line[:-2].partition(b":")
             self.trailers.append((name.decode("latin-1"), value.strip().decode("latin-1")))
 
+    async def echoed(self, data: bytes) -> None:
+        """Send `data`, and read the same bytes back meanwhile."""
+        _, echoed = await asyncio.gather(self.send(data), self.exactly(len(data)))
+        assert hashlib.sha256(echoed).digest() == hashlib.sha256(data).digest()
+
     async def exactly(self, size: int) -> bytes:
         """`size` raw bytes, whatever they mean."""
         try:

@@ -86,10 +86,7 @@ class XTCPProxy(ClientProxy):
             control.peer_options.stun_server,
             assisted=not self.cfg.nat_traversal.disable_assisted_addrs,
         )
-        self.log.info(
-            f"nathole prepare success, nat type: {ready.nat.kind}, behavior: {ready.nat.behavior}, "
-            f"addresses: {ready.mapped}, assistedAddresses: {ready.assisted}"
-        )
+        self.log.info(f"nathole prepare success, {ready}")
         transaction = os.urandom(13).hex()
         try:
             answer = await control.ask(

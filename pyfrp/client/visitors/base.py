@@ -25,7 +25,7 @@ from pyfrp.wire.messages import (
 if TYPE_CHECKING:
     from pyfrp.config.visitors import VisitorBase
     from pyfrp.nathole.options import PeerOptions
-    from pyfrp.net.bridge import Bridge, Carried
+    from pyfrp.net.bridge import Carried
     from pyfrp.net.conn import MessageConn
     from pyfrp.wire.version import Version
 
@@ -57,7 +57,7 @@ class Session(Protocol):
         """Let the visitor of this name serve a user; see `ClientVisitor.accept`."""
         ...
 
-    def bridge_closed(self, bridge: Bridge) -> None: ...
+    def bridge_closed(self, bridge: Carried) -> None: ...
 
 
 class ClientVisitor:

@@ -18,7 +18,7 @@ from pyfrp.wire.cfb import derive_key
 from pyfrp.wire.messages import NewProxy, StartWorkConn
 
 if TYPE_CHECKING:
-    from pyfrp.net.bridge import Bridge
+    from pyfrp.net.bridge import Carried
     from pyfrp.net.limit import Limiter
     from pyfrp.vhost.frontend import HttpFrontend
     from pyfrp.vhost.https import HttpsMuxer
@@ -46,10 +46,10 @@ class Surroundings(Protocol):
     sub_domain_host: str
     token: str
     keepalive_s: float
-    bridges: dict[Bridge, None]
+    bridges: dict[Carried, None]
 
     def clock(self) -> float: ...
-    def bridge_closed(self, bridge: Bridge) -> None: ...
+    def bridge_closed(self, bridge: Carried) -> None: ...
 
 
 class ServerProxy:
