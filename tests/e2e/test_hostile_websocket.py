@@ -203,7 +203,7 @@ async def test_floods_cost_nobody_else(target: Attacked, name: str) -> None:
         async with opened(target) as (_, writer):
             data = FLOODS[name]
             try:
-                async with asyncio.timeout(0.7):
+                async with asyncio.timeout(0.4):
                     while True:
                         writer.write(data)
                         await writer.drain()
