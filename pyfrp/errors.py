@@ -108,8 +108,37 @@ class DialError(LinkError):
         super().__init__(reason)
 
 
+class LookupFailed(DialError):
+    """A name has no address, or nobody says which."""
+
+
+class ProxyError(DialError):
+    """The proxy on the way out does not let us through.
+
+    Args:
+        reason: The proxy, what it did, and what to try.
+        status: Of its HTTP answer; 0 when it gave none.
+    """
+
+    def __init__(self, reason: str, status: int = 0) -> None:
+        self.status = status
+        super().__init__(reason)
+
+
 class HandshakeError(LinkError):
-    """The connection stands, but TLS or the login on it failed."""
+    """The connection stands, but TLS or the login on it failed.
+
+    Args:
+        unanswered: The far end closed, or was silent, where it should have answered.
+    """
+
+    def __init__(self, reason: str, *, unanswered: bool = False) -> None:
+        self.unanswered = unanswered
+        super().__init__(reason)
+
+
+class CertificateError(HandshakeError):
+    """The far end showed a certificate that is not trusted, or not the one expected."""
 
 
 class PeerClosed(LinkError):

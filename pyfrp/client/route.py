@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-import ssl
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyfrp.net.certs import client_context
+from pyfrp.config.outproxy import named_proxy, parse_proxy_url
+from pyfrp.errors import ConfigError
+from pyfrp.net.certs import LinkContext, client_context
 
 if TYPE_CHECKING:
     from pyfrp.config import ClientConfig
+    from pyfrp.net.outproxy import Proxy
+
+
+@dataclass(frozen=True, slots=True)
+class QuicOptions:
+    """What QUIC wants to know beyond other transports; its TLS is not OpenSSL's.
+
+    The files are those of `Route.tls`, and empty where TLS is off: QUIC encrypts all the same.
+    """
+
+    cert_file: str = ""
+    key_file: str = ""
+    trusted_ca_file: str = ""
+    keepalive_s: float = 10.0
+    idle_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +36,9 @@ class Route:
 
     Attributes:
         protocol: A key of `pyfrp.client.transports.TRANSPORTS`.
+        pins: Fingerprints of which the server's certificate must have one; none: any will do.
+        on_certificate: Told the server's certificate, in DER, on each connection.
+        proxy: What the connections to the server go through; None for none.
     """
 
     host: str
@@ -25,19 +46,23 @@ class Route:
     local_ip: str
     dial_timeout_s: float
     keepalive_s: float
-    tls: ssl.SSLContext | None
+    tls: LinkContext | None
     tls_server_name: str
     tls_first_byte: bool
     tcp_mux: bool
     mux_keepalive_s: float
     protocol: str = "tcp"
+    pins: frozenset[str] = frozenset()
+    on_certificate: Callable[[bytes], None] | None = None
+    proxy: Proxy | None = None
+    quic: QuicOptions = QuicOptions()
 
 
-def make_route(cfg: ClientConfig) -> Route:
-    """The way that a configuration names.
+def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None = None) -> Route:
+    """The way that a configuration names; with the protocol `auto`, what all ways share.
 
     Raises:
-        ConfigError: for certificate files that cannot be used.
+        ConfigError: for certificate files that cannot be used, or a proxy's URL.
     """
     transport = cfg.transport
     tls = transport.tls
@@ -58,4 +83,44 @@ def make_route(cfg: ClientConfig) -> Route:
         tcp_mux=transport.tcp_mux,
         mux_keepalive_s=float(transport.tcp_mux_keepalive_interval),
         protocol=transport.protocol,
+        pins=_pins(tls.pinned_sha256),
+        on_certificate=on_certificate,
+        proxy=_proxy(cfg),
+        quic=QuicOptions(
+            cert_file=tls.cert_file if tls.enable else "",
+            key_file=tls.key_file if tls.enable else "",
+            trusted_ca_file=tls.trusted_ca_file if tls.enable else "",
+            keepalive_s=float(transport.quic.keepalive_period),
+            idle_s=float(transport.quic.max_idle_timeout),
+        ),
     )
+
+
+def _proxy(cfg: ClientConfig) -> Proxy | None:
+    found = named_proxy(cfg.transport.proxy_url, cfg.transport.protocol, os.environ)
+    return None if found is None else make_proxy(*found)
+
+
+def make_proxy(named_by: str, url: str) -> Proxy:
+    """The proxy of a URL.
+
+    Args:
+        named_by: Where it stands, for messages.
+
+    Raises:
+        ConfigError: for a URL that cannot be used.
+    """
+    from pyfrp.net.outproxy import Proxy  # most clients need none
+
+    try:
+        return Proxy(*parse_proxy_url(url), named_by=named_by)
+    except ValueError as exc:
+        raise ConfigError(f"{named_by}: {exc}", key="transport.proxyURL") from None
+
+
+def _pins(texts: list[str]) -> frozenset[str]:
+    if not texts:
+        return frozenset()
+    from pyfrp.config.outward import parse_fingerprint  # few files have any
+
+    return frozenset(parse_fingerprint(text) for text in texts)

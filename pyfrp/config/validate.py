@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pyfrp.config.base import fields_of
 from pyfrp.config.common import AuthConfig, LogConfig, WebServerConfig
 from pyfrp.config.complete import SourceError, check_source
+from pyfrp.config.outproxy import named_proxy, parse_proxy_url
 from pyfrp.config.problems import Place, Problem
 
 if TYPE_CHECKING:  # each program loads only the models of its own role
@@ -45,6 +46,11 @@ def server_problems(cfg: ServerConfig, allow_unsafe: Collection[str] = ()) -> It
     if cfg.auth.max_clock_skew < 0:
         text = "auth.maxClockSkew must be 0 (not checked) or a number of seconds"
         yield Problem(text, ("auth", "maxClockSkew"))
+    # frps ends with a trace of its stack when it cannot use the issuer.
+    issuer = cfg.auth.oidc.issuer
+    if cfg.auth.method == "oidc" and not re.match(r"https?://[^/]", issuer):
+        what = "must be the http or https URL of the provider" if issuer else "is required"
+        yield Problem(f"auth.oidc.issuer {what}", ("auth", "oidc", "issuer"))
     yield from _log(cfg.log)
     yield from _web_server(cfg.web_server)
     # frp names the last one in the spelling of its own fields.
@@ -106,12 +112,28 @@ def client_problems(cfg: ClientConfig, allow_unsafe: Collection[str] = ()) -> It
             "heartbeat interval"
         )
         yield Problem(text, ("transport", "heartbeatTimeout"))
-    protocols = ("tcp", "kcp", "quic", "websocket", "wss")
+    protocols = ("tcp", "kcp", "quic", "websocket", "wss", "auto")
     if transport.protocol not in protocols:
         yield _choice("transport.protocol", protocols, ("transport", "protocol"))
     if transport.wire_protocol not in ("v1", "v2"):
         yield _choice("transport.wireProtocol", ("v1", "v2"), ("transport", "wireProtocol"))
+    from pyfrp.config.outward import outward_problems  # a server has no way out
+
+    yield from outward_problems(cfg)
+    yield from _proxy_url(cfg)
     yield from _shutdown(cfg.shutdown_timeout)
+
+
+def _proxy_url(cfg: ClientConfig) -> Iterator[Problem]:
+    """The proxy's URL; none of it may be shown, for it holds a password."""
+    url = cfg.transport.proxy_url
+    found = named_proxy(url, cfg.transport.protocol, os.environ)
+    named_by, url = found or ("transport.proxyURL", url)
+    try:
+        if url:
+            parse_proxy_url(url)
+    except ValueError as exc:
+        yield Problem(f"{named_by}: {exc}", ("transport", "proxyURL"))
 
 
 def client_warnings(cfg: ClientConfig) -> Iterator[str]:
@@ -126,6 +148,12 @@ def client_warnings(cfg: ClientConfig) -> Iterator[str]:
         ):
             if value:
                 yield f"transport.tls.{key} is invalid when transport.tls.enable is false"
+    protocol = cfg.transport.protocol
+    if cfg.transport.proxy_url and protocol in ("kcp", "quic"):
+        yield (
+            f"transport.proxyURL is not used: {protocol} is UDP, which proxies do not carry; take "
+            'transport.protocol = "wss", "websocket" or "tcp" to go through the proxy'
+        )
     if not 0 <= cfg.server_port <= 65535:
         yield f"serverPort {cfg.server_port} is not in the range 0..65535: no login can succeed"
     for proxy in cfg.proxies:
@@ -133,6 +161,16 @@ def client_warnings(cfg: ClientConfig) -> Iterator[str]:
             yield (
                 f"proxy {proxy.name}: secretKey is empty: every visitor of the users in allowUsers "
                 "is let in"
+            )
+        transport = proxy.transport
+        if (
+            proxy.type == "xtcp"
+            and transport.bandwidth_limit
+            and transport.bandwidth_limit_mode == "server"
+        ):
+            yield (
+                f"proxy {proxy.name}: a bandwidthLimit of an xtcp proxy is kept by the client "
+                "only: its users come past the server"
             )
 
 
@@ -245,6 +283,10 @@ def _oidc(oidc: ClientOIDC, method: str, allow_unsafe: Collection[str]) -> Itera
         )
     if missing:
         yield Problem("; ".join(missing), place)
+    # frpc notices at the first token that it has to get.
+    if oidc.proxy_url and not re.match(r"(?:https?|socks5h?)://[^/]", oidc.proxy_url):
+        text = "auth.oidc.proxyURL must be an http, https, socks5 or socks5h URL"
+        yield Problem(text, (*place, "proxyURL"))
 
 
 def _log(log: LogConfig) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ The certificate is the operator's, or one that is generated once and kept.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,8 @@ class TlsFront:
     def warnings(self) -> list[str]:
         given = bool(self._options.crt_path), bool(self._options.key_path)
         if given[0] is given[1]:
-            return []
+            now = time.time()
+            return [text for life in self._context.lifetimes if (text := life.warning(now))]
         alone, other = ("crtPath", "keyPath") if given[0] else ("keyPath", "crtPath")
         return [f"plugin.{alone} without {other} has no effect: the certificate is a generated one"]
 

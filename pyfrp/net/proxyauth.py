@@ -1,0 +1,240 @@
+"""Proving to an HTTP proxy who we are: which scheme, and what to say.
+
+Of what a proxy offers, the strongest that can be done is taken: Digest and NTLM never show the
+password, Basic does. Another scheme is not tried after a refusal, because every wrong attempt
+counts towards locking an account.
+
+Source: for `ntlm://`, golib `net/dial_option.go`, `ntlmHTTPProxyAfterHook`: NTLM's messages under
+the name Negotiate. Proxies offer it under its own name, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Protocol
+
+from pyfrp.net import proxywords as words
+from pyfrp.net.outproxy import Proxy
+from pyfrp.wire.httpauth import Challenge, Digest, basic, best_digest
+
+# How often one dial takes up a new nonce: a proxy that finds every nonce old is broken.
+MAX_STALE = 2
+
+
+class _Method(Protocol):
+    """One scheme's part of a conversation.
+
+    Attributes:
+        bound: It is about the connection, which must last from its first word to its last.
+    """
+
+    scheme: str
+    bound: bool
+
+    async def answer(self, challenges: Sequence[Challenge], target: str) -> str | None:
+        """The next value of Proxy-Authorization; None if the proxy has refused us.
+
+        Raises:
+            ProxyError: when it cannot go on.
+        """
+        ...
+
+
+class _Basic:
+    scheme, bound = "basic", False
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._said = False
+
+    async def answer(self, challenges: Sequence[Challenge], target: str) -> str | None:
+        if self._said:
+            return None
+        self._said = True
+        try:
+            return basic(self._proxy.user or "", self._proxy.password)
+        except ValueError as exc:
+            raise words.auth_failed(self._proxy, self.scheme, str(exc)) from None
+
+
+class _Digest:
+    scheme, bound = "digest", False
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._said = False
+        self._stale = 0
+
+    async def answer(self, challenges: Sequence[Challenge], target: str) -> str | None:
+        memory = self._proxy.memory
+        challenge = best_digest(challenges)
+        if challenge is not None:
+            if self._said:
+                self._stale += 1
+                if self._stale > MAX_STALE or challenge.params.get("stale", "").lower() != "true":
+                    return None
+            memory.digest = Digest(challenge, self._proxy.user or "", self._proxy.password)
+        elif self._said or memory.digest is None:
+            return None
+        self._said = challenge is not None
+        assert memory.digest is not None  # One was there, or has just been made.
+        return memory.digest.answer("CONNECT", target, secrets.token_hex(16))
+
+
+class _Tokens:
+    """NTLM and Negotiate: tokens to and fro, made by pyspnego."""
+
+    bound = True
+
+    def __init__(self, proxy: Proxy, scheme: str) -> None:
+        self.scheme = scheme
+        self._proxy = proxy
+        # Raw NTLM is what frp sends under either name; servers that know Negotiate know it.
+        self._kerberos = scheme == "negotiate" and has_kerberos() and proxy.scheme != "ntlm"
+        self._step: Callable[[bytes | None], bytes | None] | None = None
+
+    async def answer(self, challenges: Sequence[Challenge], target: str) -> str | None:
+        proxy = self._proxy
+        token = next((c.token for c in challenges if c.scheme == self.scheme), "")
+        if self._step is None:
+            self._step = self._start()
+        elif not token:
+            if self._kerberos and not proxy.password:
+                raise words.kerberos_denied(proxy)
+            return None
+        step = self._step
+        try:
+            given = b64decode(token, validate=True) if token else None
+            # Kerberos may ask its servers for a ticket, and waits for them.
+            said = await asyncio.to_thread(step, given) if self._kerberos else step(given)
+        except Exception as exc:  # What the library raises of a stranger's bytes is not listed.
+            if self._kerberos and not proxy.password and not token:
+                raise words.no_ticket(proxy, str(exc)) from exc
+            raise words.auth_failed(proxy, self.scheme, str(exc)) from exc
+        return None if said is None else f"{self.shown} {b64encode(said).decode()}"
+
+    @property
+    def shown(self) -> str:
+        """The scheme's name as it is sent."""
+        return "NTLM" if self.scheme == "ntlm" else "Negotiate"
+
+    def _start(self) -> Callable[[bytes | None], bytes | None]:
+        proxy = self._proxy
+        try:
+            import spnego  # Few proxies ask for it, and loading it takes a while.
+        except ImportError:
+            raise words.missing_package(proxy, self.scheme) from None
+        context = spnego.client(
+            username=proxy.user or None,
+            password=proxy.password or None,
+            hostname=proxy.host,
+            service="HTTP",
+            protocol="negotiate" if self._kerberos else "ntlm",
+        )
+        return context.step
+
+
+def has_kerberos() -> bool:
+    """Whether tickets of this machine's Kerberos can be used (Windows has it built in)."""
+    try:
+        return sys.platform == "win32" or find_spec("gssapi") is not None
+    except ValueError:  # It is loaded in an odd way, as tests do.
+        return "gssapi" in sys.modules
+
+
+class Talk:
+    """The authentication of one tunnel, from request to request.
+
+    Attributes:
+        bound: The conversation so far is about the connection it is on.
+    """
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._method: _Method | None = None
+        self._opening = False
+
+    @property
+    def bound(self) -> bool:
+        return self._method is not None and self._method.bound
+
+    @property
+    def scheme(self) -> str:
+        """What is being tried; "" before anything is."""
+        return self._method.scheme if self._method is not None else ""
+
+    async def opening(self, target: str) -> str:
+        """The value of Proxy-Authorization for the first request; "" to ask without.
+
+        Raises:
+            ProxyError: as `next`.
+        """
+        proxy = self._proxy
+        scheme = proxy.memory.scheme
+        if not scheme and proxy.scheme == "ntlm" and proxy.user is not None:
+            scheme = "negotiate"  # As frp does, which asks with nothing else.
+        if not scheme:
+            return ""
+        self._opening = True
+        self._method = self._make(scheme)
+        return await self._method.answer((), target) or ""
+
+    async def next(self, challenges: list[Challenge], target: str) -> str:
+        """The value of Proxy-Authorization for the request after a 407.
+
+        Raises:
+            ProxyError: when there is nothing more to say.
+        """
+        said: str | None
+        if self._method is not None:
+            said = await self._method.answer(challenges, target)
+            if said is not None:
+                return said
+            if not self._opening:
+                raise words.denied(self._proxy, self._method.scheme)
+        # What earlier connections were let in with is not wanted any more: begin anew.
+        self._opening = False
+        self._method = self._make(self._choose(challenges))
+        said = await self._method.answer(challenges, target)
+        if said is None:
+            raise words.denied(self._proxy, self._method.scheme)
+        return said
+
+    def remember(self) -> None:
+        """The tunnel is made: the next ones may begin with what this one ended with."""
+        self._proxy.memory.scheme = self.scheme
+
+    def _make(self, scheme: str) -> _Method:
+        if scheme == "basic":
+            return _Basic(self._proxy)
+        if scheme == "digest":
+            return _Digest(self._proxy)
+        return _Tokens(self._proxy, scheme)
+
+    def _choose(self, challenges: list[Challenge]) -> str:
+        """The scheme to use, of those that are offered."""
+        proxy = self._proxy
+        offered = {challenge.scheme for challenge in challenges}
+        if best_digest(challenges) is None:
+            offered.discard("digest")
+        if proxy.scheme == "ntlm" and proxy.user is not None:
+            order = ["ntlm", "negotiate"]
+        elif proxy.password:
+            order = ["digest", "ntlm", "negotiate", "basic"]
+        else:
+            order = ["negotiate"] if has_kerberos() else []
+            if proxy.user is not None:
+                order += ["digest", "basic"]
+        for scheme in order:
+            if scheme in offered:
+                return scheme
+        if proxy.user is None and offered & {"basic", "digest", "ntlm"}:
+            raise words.no_credentials(proxy, challenges)
+        if "negotiate" in offered and proxy.scheme != "ntlm":
+            raise words.needs_kerberos(proxy)
+        raise words.unknown_schemes(proxy, challenges)
