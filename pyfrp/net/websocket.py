@@ -196,7 +196,8 @@ async def connect(link: Endpoint, host: str, *, early: bytes = b"") -> WebSocket
             if not await conn.more():
                 raise HandshakeError(
                     "the server closed the connection at the websocket handshake; "
-                    f"is it an frp server, or does it pass {wire.PATH} on to one?"
+                    f"is it an frp server, or does it pass {wire.PATH} on to one?",
+                    unanswered=True,
                 )
         wire.check_response(conn.take(end), key)
         link, early = conn.detach()
