@@ -15,9 +15,6 @@ from pyfrp.net.byteconn import ByteConn
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.wire import websocket as wire
 
-# After our close frame: for the peer's. Whoever closes a socket with bytes unread resets it, and
-# what the peer has not read yet is lost to it.
-CLOSING_S = 1.0
 # A refused client gets so long to read why.
 REFUSAL_S = 1.0
 
@@ -39,7 +36,6 @@ class WebSocketEndpoint(asyncio.Protocol):
     """
 
     def __init__(self, link: Endpoint, *, client: bool, early: bytes = b"") -> None:
-        self._loop = asyncio.get_running_loop()
         self._link = link
         self._client = client
         self._decoder = wire.FrameDecoder(masked=not client)
@@ -51,7 +47,6 @@ class WebSocketEndpoint(asyncio.Protocol):
         self._closing = False
         self._lost = False
         self._cause: Exception | None = None
-        self._timer: asyncio.TimerHandle | None = None
         link.set_protocol(self)
 
     # -- Endpoint ------------------------------------------------------------------------------
@@ -75,8 +70,7 @@ class WebSocketEndpoint(asyncio.Protocol):
     def pause_reading(self) -> None:
         if not self._paused:
             self._paused = True
-            if not self._closing:
-                self._link.pause_reading()
+            self._link.pause_reading()
 
     def resume_reading(self) -> None:
         if not self._paused or self._closing:
@@ -91,17 +85,9 @@ class WebSocketEndpoint(asyncio.Protocol):
             self._link.resume_reading()
 
     def close(self) -> None:
-        """Send what is pending and a close frame, and wait for the peer's, but not for long."""
-        if self._closing:
-            return
-        self._closing = True
-        self._held = b""
-        self._send(wire.CLOSE, _NORMAL)
-        if self._decoder.closed is not None:
-            self._link.close()
-            return
-        self._timer = self._loop.call_later(CLOSING_S, self._link.close)
-        self._link.resume_reading()
+        """Send what is pending and a close frame, then close; as Go's, it waits for no answer."""
+        if not self._closing:
+            self._end_link(_NORMAL)
 
     def abort(self) -> None:
         self._closing = True
@@ -119,24 +105,23 @@ class WebSocketEndpoint(asyncio.Protocol):
     # -- Protocol of the link ------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self._paused and not self._closing:
+        if self._closing:
+            return
+        if self._paused:
             self._held += data  # A link that was just paused may have had these under way.
         else:
             self._take(data)
 
     def eof_received(self) -> bool:
-        if self._decoder.closed is not None:
-            self.close()
-        elif not self._closing:
-            self._fail(PeerClosed("the peer closed the connection without ending the websocket"))
+        if self._decoder.closed is None and not self._closing:
+            self._cause = PeerClosed("the peer closed the connection without ending the websocket")
+            self._closing = True
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._lost:
             return
         self._lost = self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
         self._protocol.connection_lost(exc or self._cause)
 
     def pause_writing(self) -> None:
@@ -158,15 +143,8 @@ class WebSocketEndpoint(asyncio.Protocol):
         try:
             plain = decoder.decode(data)
         except RemoteWireError as exc:
-            if self._closing:
-                self._link.abort()
-                return
-            self._send(wire.CLOSE, _BROKEN)
-            self._fail(exc)
-            return
-        if self._closing:
-            if decoder.closed is not None:
-                self._link.close()
+            self._cause = exc
+            self._end_link(_BROKEN)
             return
         if plain:
             self._protocol.data_received(plain)
@@ -188,9 +166,9 @@ class WebSocketEndpoint(asyncio.Protocol):
         if not self._protocol.eof_received():
             self.close()
 
-    def _fail(self, cause: Exception) -> None:
+    def _end_link(self, code: bytes) -> None:
+        self._send(wire.CLOSE, code)
         self._closing = True
-        self._cause = cause
         self._link.close()
 
 
@@ -218,7 +196,8 @@ async def connect(link: Endpoint, host: str, *, early: bytes = b"") -> WebSocket
             if not await conn.more():
                 raise HandshakeError(
                     "the server closed the connection at the websocket handshake; "
-                    f"is it an frp server, or does it pass {wire.PATH} on to one?"
+                    f"is it an frp server, or does it pass {wire.PATH} on to one?",
+                    unanswered=True,
                 )
         wire.check_response(conn.take(end), key)
         link, early = conn.detach()

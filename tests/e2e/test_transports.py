@@ -7,9 +7,11 @@ in both directions, a tcp connection and datagrams.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +24,19 @@ from tests.support.datagrams import EchoUdp, UdpUser
 from tests.support.http import calling, request
 from tests.support.office import DOMAIN, Office, office
 from tests.support.ports import free_port
-from tests.support.processes import HOST, Config, Kind, merged, require_official
+from tests.support.processes import (
+    HOST,
+    Config,
+    Kind,
+    Program,
+    client_config,
+    merged,
+    require_official,
+    tcp_proxy,
+)
 from tests.support.services import BLOCK
 from tests.support.waiting import all_of
+from tests.unit.net.tls_pair import server_context
 
 pytestmark = [pytest.mark.e2e]
 
@@ -183,3 +195,76 @@ async def _datagrams(port: int) -> None:
     with UdpUser(port) as user:
         for size in (1, 64, 1400):
             await user.echoed(os.urandom(size))
+
+
+# --- one port for all -----------------------------------------------------------------------
+
+CLIENTS: dict[str, tuple[Kind, Config]] = {
+    "plain": ("ours", {"tls": TLS["tls-off"]}),
+    "tls": ("ours", {"tls": TLS["tls-on"]}),
+    "official-tls": ("official", {"tls": TLS["tls-on"]}),
+    "official-0x17": ("official", {"tls": TLS["tls-0x17"]}),
+    "official-websocket": ("official", {"protocol": "websocket", "tls": TLS["tls-0x17"]}),
+    "wss": ("ours", {"protocol": "wss"}),
+}
+
+
+@pytest.mark.interop
+async def test_one_port_carries_clients_of_every_kind_and_users_of_http_and_https(
+    tmp_path: Path,
+) -> None:
+    require_official()
+    port, https_port = free_port(), free_port()
+    shared = {"bindPort": port, "vhostHTTPPort": port, "vhostHTTPSPort": port}
+    site = {
+        "name": "site",
+        "type": "https",
+        "localIP": HOST,
+        "localPort": https_port,
+        "customDomains": ["site.test"],
+    }
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"the site")
+        writer.close()
+
+    async with (
+        await asyncio.start_server(answer, HOST, https_port, ssl=server_context()),
+        office(tmp_path, server=shared, proxies=[site]) as scene,
+    ):
+        clients = []
+        try:
+            remote = {name: free_port() for name in CLIENTS}
+            for name, (kind, way) in CLIENTS.items():
+                proxies = [tcp_proxy(name, scene.echo.port, remote[name])]
+                config = client_config(port, proxies, {"transport": way})
+                clients.append(Program(kind, "client", config, tmp_path, name=name).start())
+            for client in clients:
+                await client.logged("start proxy success")
+
+            async def echoed(number: int) -> None:
+                async with calling(number) as caller:
+                    await caller.send(BLOCK[:100_000])
+                    assert await caller.exactly(100_000) == BLOCK[:100_000]
+
+            async def visited(name: str, *protocols: str) -> bytes:
+                context = ssl.create_default_context()
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                if protocols:
+                    context.set_alpn_protocols(list(protocols))
+                reader, writer = await asyncio.open_connection(
+                    HOST, port, ssl=context, server_hostname=name
+                )
+                try:
+                    return await reader.read()
+                finally:
+                    writer.close()
+
+            await all_of(map(echoed, remote.values()))
+            await _requests(scene)
+            assert await visited("site.test") == await visited("site.test", "h2") == b"the site"
+            with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
+                await visited("other.test", "h2", "http/1.1")
+        finally:
+            for client in clients:
+                client.kill()

@@ -43,12 +43,14 @@ async def open_websocket(route: Route, link: Endpoint, early: bytes, host: str) 
         async with asyncio.timeout(route.dial_timeout_s):
             return await net.connect(link, host, early=early)
     except HandshakeError as exc:
-        raise HandshakeError(f"{route.host}:{route.port}: {exc}") from exc
+        text = f"{route.host}:{route.port}: {exc}"
+        raise HandshakeError(text, unanswered=exc.unanswered) from exc
     except TimeoutError:
         raise HandshakeError(
             f"no answer to the websocket handshake from {route.host}:{route.port} within "
             f"{route.dial_timeout_s:g} s; is it an frp server, and does anything on the way hold "
-            "websockets back?"
+            "websockets back?",
+            unanswered=True,
         ) from None
 
 

@@ -12,7 +12,7 @@ from pyfrp.net import websocket as module
 from pyfrp.net.tls import upgrade
 from pyfrp.net.websocket import WebSocketEndpoint, accept, connect
 from pyfrp.wire import websocket as wire
-from tests.support.waiting import until, within
+from tests.support.waiting import within
 from tests.unit.net.ends import MemoryEnd, Reader, memory_pair, tcp_pair, turns
 from tests.unit.net.tls_pair import NAME, client_context, server_context
 
@@ -428,34 +428,29 @@ async def test_an_end_without_a_close_frame_is_a_cut():
     assert s.reader.ends == 0
 
 
-async def test_after_a_close_what_comes_is_read_and_dropped_until_the_peer_agrees():
+async def test_a_close_waits_for_what_was_written_and_for_no_answer():
     s = Scene()
     s.ws.resume_reading()
     s.ws.write(b"last words")
     s.ws.close()
+    s.ws.close()
     s.ws.write(b"nothing")
+    s.ws.data_received(frame(b"under way"))
     s.ws.pause_reading()
     s.ws.resume_reading()
-    await s.send(frame(b"what was under way"), frame(b"p", wire.PING))
-    assert not s.link.is_closing()
-    assert s.said() == b"last words"
-    await s.send(frame(b"", wire.CLOSE))
     assert await s.reader.until_lost() is None
+    assert s.said() == b"last words"
+    assert s.heard.closed == b"\x03\xe8"
     assert s.reader.data == b""
 
 
-@pytest.mark.parametrize("answer", ["nothing", "nonsense", "eof"])
-async def test_a_close_that_is_not_answered_is_bounded(monkeypatch, answer):
-    monkeypatch.setattr(module, "CLOSING_S", 0.01 if answer == "nothing" else 60.0)
-    s = Scene()  # Paused all the time.
-    s.ws.close()
-    s.ws.close()
-    if answer == "nonsense":
-        await s.send(b"\xff\xff")
-    elif answer == "eof":
-        s.far.close()
-    await s.reader.until_lost()
-    await until(lambda: s.link.is_closing(), "the link to close")
+async def test_a_reader_that_closes_hears_nothing_more():
+    s = Scene()
+    s.reader.on_data = lambda data: s.ws.close()
+    s.ws.resume_reading()
+    await s.send(frame(b"1") + frame(b"p", wire.PING) + frame(b"", wire.CLOSE))
+    assert s.reader.events == ["data", "lost"]
+    assert s.peer.data == b"\x88\x02\x03\xe8"
 
 
 async def test_an_abort_resets_the_link():
