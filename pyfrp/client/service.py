@@ -19,6 +19,7 @@ from pyfrp.client.proxies import PROXY_TYPES
 from pyfrp.client.proxies.base import ClientProxy
 from pyfrp.client.route import make_route
 from pyfrp.client.transports import connect
+from pyfrp.client.transports.proxied import blaming, idle_cut
 from pyfrp.config.names import wire_name
 from pyfrp.errors import AuthError, HandshakeError, LinkError, PyfrpError, WireError
 from pyfrp.log import get_logger
@@ -116,6 +117,9 @@ class Client:
             if self._stopping.is_set():
                 return
             self.log.warning(f"session with the server ended: {cause}, connecting again")
+            idle = idle_cut(self._route, cause, control.silent_s)
+            if idle:
+                self.log.warning(idle)
             now = time.monotonic()
             if now > quick_until:
                 quick_until = now + QUICK_WINDOW_S
@@ -164,7 +168,8 @@ class Client:
         while not self._stopping.is_set():
             self.log.info("try to connect to server...")
             try:
-                control = await self._try_login()
+                with blaming(self._route):
+                    control = await self._try_login()
             except PyfrpError as exc:
                 self.log.warning(f"connect to server error: {exc}")
                 if first and self.cfg.login_fail_exit:
@@ -212,12 +217,14 @@ class Client:
             except TimeoutError:
                 raise HandshakeError(
                     f"no answer to the login within {LOGIN_S:g} s; "
-                    "do transport.tcpMux and transport.tls agree on both sides?"
+                    "do transport.tcpMux and transport.tls agree on both sides?",
+                    unanswered=True,
                 ) from None
             except (LinkError, WireError) as exc:
                 raise HandshakeError(
                     f"{exc} before the login was answered; do transport.tcpMux and "
-                    "transport.tls agree on both sides, and is this the server's bindPort?"
+                    "transport.tls agree on both sides, and is this the server's bindPort?",
+                    unanswered=isinstance(exc, LinkError),
                 ) from exc
             if not isinstance(answer, LoginResp):
                 raise HandshakeError(f"the server answered the login with {type(answer).__name__}")
