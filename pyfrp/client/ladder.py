@@ -247,7 +247,7 @@ def _ways(cfg: ClientConfig, base: Route, environ: Mapping[str, str]) -> list[Wa
             if proxy is None:
                 ways.append(Way(rung, None, missing))
                 continue
-            route = replace(route, proxy=proxy)
+            route = route.through(proxy)
         ways.append(Way(rung, route))
     return ways
 

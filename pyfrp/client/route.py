@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pyfrp.config.outproxy import named_proxy, parse_proxy_url
@@ -14,6 +14,11 @@ from pyfrp.net.certs import LinkContext, client_context
 if TYPE_CHECKING:
     from pyfrp.config import ClientConfig
     from pyfrp.net.outproxy import Proxy
+
+# Seconds of silence before a ping of the mux. Some proxies cut what has been idle for 20 s, so the
+# default is less through a proxy; what a file says otherwise counts.
+DEFAULT_PING_S = 30
+PROXIED_PING_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,13 @@ class Route:
     proxy: Proxy | None = None
     quic: QuicOptions = QuicOptions()
 
+    def through(self, proxy: Proxy) -> Route:
+        """This way, but by a proxy."""
+        ping_s = self.mux_keepalive_s
+        if ping_s == DEFAULT_PING_S:
+            ping_s = PROXIED_PING_S
+        return replace(self, proxy=proxy, mux_keepalive_s=ping_s)
+
 
 def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None = None) -> Route:
     """The way that a configuration names; with the protocol `auto`, what all ways share.
@@ -71,7 +83,8 @@ def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None
         context = client_context(
             tls.cert_file, tls.key_file, tls.trusted_ca_file, tls.server_name or cfg.server_addr
         )
-    return Route(
+    proxy = _proxy(cfg)
+    route = Route(
         host=cfg.server_addr,
         port=cfg.server_port,
         local_ip=transport.connect_server_local_ip,
@@ -85,7 +98,6 @@ def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None
         protocol=transport.protocol,
         pins=_pins(tls.pinned_sha256),
         on_certificate=on_certificate,
-        proxy=_proxy(cfg),
         quic=QuicOptions(
             cert_file=tls.cert_file if tls.enable else "",
             key_file=tls.key_file if tls.enable else "",
@@ -94,6 +106,7 @@ def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None
             idle_s=float(transport.quic.max_idle_timeout),
         ),
     )
+    return route if proxy is None else route.through(proxy)
 
 
 def _proxy(cfg: ClientConfig) -> Proxy | None:

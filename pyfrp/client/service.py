@@ -19,6 +19,7 @@ from pyfrp.client.proxies import PROXY_TYPES
 from pyfrp.client.proxies.base import ClientProxy
 from pyfrp.client.route import Route, make_route
 from pyfrp.client.transports import connect
+from pyfrp.client.transports.proxied import blaming, idle_cut
 from pyfrp.config.names import wire_name
 from pyfrp.errors import (
     AuthError,
@@ -79,7 +80,7 @@ class Client:
         self._on_login = on_login
         self._auth = make_authenticator(cfg.auth)
         self._expiry = ExpiryWatch(self.log.warning)
-        self._route = make_route(cfg, self._seen)
+        self._route = self._taken = make_route(cfg, self._seen)
         if self._route.tls is not None:
             self._expiry.add(self._route.tls.lifetimes)
         self._ladder = self._make_ladder()
@@ -158,6 +159,9 @@ class Client:
             if self._stopping.is_set():
                 return
             self.log.warning(f"session with the server ended: {cause}, connecting again")
+            idle = idle_cut(self._taken, cause, control.silent_s)
+            if idle:
+                self.log.warning(idle)
             now = time.monotonic()
             if now > quick_until:
                 quick_until = now + QUICK_WINDOW_S
@@ -230,12 +234,15 @@ class Client:
         # Not on the connection's time: a server waits ten seconds for a login, and who gives out
         # what is shown may take as long.
         proof = await self._auth.login_fields(time.time())
-        connector = await connect(route, self.report)
-        try:
-            return await self._converse(connector, proof, login_s)
-        except BaseException:
-            await connector.close()
-            raise
+        with blaming(route):
+            connector = await connect(route, self.report)
+            try:
+                control = await self._converse(connector, proof, login_s)
+            except BaseException:
+                await connector.close()
+                raise
+        self._taken = route
+        return control
 
     async def _converse(
         self, connector: Connector, proof: tuple[str, int], login_s: float
@@ -270,13 +277,15 @@ class Client:
             except TimeoutError:
                 raise HandshakeError(
                     f"no answer to the login within {login_s:g} s; "
-                    "do transport.tcpMux and transport.tls agree on both sides?"
+                    "do transport.tcpMux and transport.tls agree on both sides?",
+                    unanswered=True,
                 ) from None
             except RefusedError as exc:
                 raise HandshakeError(f"the server refused our hello: {exc}") from exc
             except (LinkError, WireError) as exc:
                 raise HandshakeError(
-                    f"{exc} before the login was answered; {_doubts(conn)}"
+                    f"{exc} before the login was answered; {_doubts(conn)}",
+                    unanswered=isinstance(exc, LinkError),
                 ) from exc
             if not isinstance(answer, LoginResp):
                 raise HandshakeError(f"the server answered the login with {type(answer).__name__}")

@@ -66,8 +66,8 @@ def refused(proxy: Proxy, target: str, answer: Answer) -> ProxyError:
         text = f"{proxy} turns down a tunnel to {target} ({said}): ask its administrators why"
     else:
         text = (
-            f"{proxy} failed to make a tunnel to {target} ({said}): try again later, and tell its "
-            "administrators if it stays so"
+            f"{proxy} failed to make a tunnel to {target} ({said}): check that the server runs "
+            "there and that its firewall lets the proxy in, else tell the proxy's administrators"
         )
     return ProxyError(text, status)
 
@@ -86,8 +86,8 @@ def silent(proxy: Proxy, target: str, seconds: float) -> ProxyError:
     """It takes connections and does not answer."""
     return ProxyError(
         f"{proxy} takes the connection and does not answer the request for {target} within "
-        f"{seconds:g} s: either it is no proxy (check {proxy.named_by}), or it waits for "
-        "the server without result: check serverAddr and serverPort"
+        f"{seconds:g} s: either it is no {proxy.scheme} proxy (check {proxy.named_by}), or it "
+        "waits for the server without result: check serverAddr and serverPort"
     )
 
 

@@ -7,6 +7,7 @@ from tests.fuzz import (
     http_targets,
     nathole_targets,
     net_targets,
+    proxy_targets,
     wire_targets,
 )
 from tests.fuzz.engine import Target
@@ -19,5 +20,6 @@ TARGETS: dict[str, Target] = {
         *nathole_targets.TARGETS,
         *net_targets.TARGETS,
         *datagram_targets.TARGETS,
+        *proxy_targets.TARGETS,
     )
 }

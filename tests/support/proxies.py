@@ -15,6 +15,7 @@ import ipaddress
 import os
 import re
 import secrets
+import socket
 import ssl
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
@@ -205,7 +206,8 @@ class HttpProxy(_Tunnels):
     """A proxy that makes tunnels by CONNECT.
 
     Args:
-        users: Who is let in, with their passwords; everybody if it is empty.
+        users: Who is let in, with their passwords; everybody if it is empty. For NTLM they are
+            `DOMAIN\\user`, and passwords have no colon.
         schemes: How: "basic", "digest" (MD5), "digest-sha256", "digest-sess", "ntlm", "negotiate"
             (NTLM under that name), or any other word, which nobody can answer.
         names: See `Names`.
@@ -379,7 +381,9 @@ class _NtlmServer:
         with tempfile.NamedTemporaryFile("w", suffix=".users") as file:
             for user, password in self._users.items():
                 domain, _, name = user.rpartition("\\")
-                file.write(f"{domain}:{name}:{password}\n")
+                # frp names the domain that the challenge names, which here is this machine.
+                for place in {domain, socket.gethostname().upper()}:
+                    file.write(f"{place}:{name}:{password}\n")
             file.flush()
             before = os.environ.get("NTLM_USER_FILE")
             os.environ["NTLM_USER_FILE"] = file.name
@@ -523,14 +527,14 @@ def authority_pem() -> bytes:
 
 
 @functools.cache
-def intercepting_context(host: str) -> ssl.SSLContext:
-    """A server's TLS context with a certificate for `host`, signed by the office's authority."""
+def certificate_pem(host: str) -> bytes:
+    """A key and a certificate for `host`, signed by the office's authority, as PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID
 
-    ca_key, ca, pem = _authority()
+    ca_key, ca, _ = _authority()
     assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
     assert isinstance(ca, x509.Certificate)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -553,18 +557,20 @@ def intercepting_context(host: str) -> ssl.SSLContext:
         )
         .sign(ca_key, hashes.SHA256())
     )
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ) + certificate.public_bytes(serialization.Encoding.PEM)
+
+
+@functools.cache
+def intercepting_context(host: str) -> ssl.SSLContext:
+    """A server's TLS context with `certificate_pem`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "pair.pem")
-        path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-            + certificate.public_bytes(serialization.Encoding.PEM)
-            + pem
-        )
+        path.write_bytes(certificate_pem(host) + authority_pem())
         context.load_cert_chain(path)
     return context
 

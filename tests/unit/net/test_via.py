@@ -249,8 +249,9 @@ WORDS = {
     "405": f"{P} does not make a tunnel to {T} (405 Method Not Allowed): is it a forward proxy and "
     "not a web server? check transport.proxyURL",
     "429": f"{P} turns down a tunnel to {T} (429 Too Many Requests): ask its administrators why",
-    "500": f"{P} failed to make a tunnel to {T} (500 Internal Server Error): try again later, and "
-    "tell its administrators if it stays so",
+    "500": f"{P} failed to make a tunnel to {T} (500 Internal Server Error): check that the "
+    "server runs there and that its firewall lets the proxy in, else tell the proxy's "
+    "administrators",
     "502": f"{P} cannot reach {T} (502 Bad Gateway): {CHECK} can resolve the name",
     "503": f"{P} cannot reach {T} (503 Service Unavailable): {CHECK} can resolve the name",
     "504": f"{P} cannot reach {T} (504 Gateway Timeout): {CHECK} can resolve the name",
@@ -270,8 +271,8 @@ WORDS = {
     "407-bare": f"{P} asks for credentials (407) without saying of which kind: ask its "
     "administrators to exempt this machine",
     "hangs": f"{P} takes the connection and does not answer the request for {T} within 0.5 s: "
-    "either it is no proxy (check transport.proxyURL), or it waits for the server without result: "
-    "check serverAddr and serverPort",
+    "either it is no http proxy (check transport.proxyURL), or it waits for the server without "
+    "result: check serverAddr and serverPort",
     "closes": f"{P} closed the connection without an answer to the request for {T}: is it a proxy "
     "of the kind http, and may this machine use it? check transport.proxyURL",
     "login-page": f"{P} answers CONNECT to {T} with a web page instead of a tunnel, probably to "
