@@ -38,6 +38,10 @@ T = TypeVar("T")
 
 LOOK_S = 2.0  # For each step of another way, once one has worked: they are looked at in passing.
 BETTER_AFTER_S = 3600.0  # After so long on a lower rung the higher ones are tried first again.
+# Some proxies let everything through and cut it soon after. A way on which so many sessions in a
+# row were so short is tried last the next time.
+SHORT_S = 60.0
+SHORT_SESSIONS = 3
 
 _UNNAMED = (
     "no proxy is named for this server, neither by transport.proxyURL nor by HTTPS_PROXY, "
@@ -110,6 +114,7 @@ class Ladder:
         self._worked: Way | None = None
         self._looked = 0.0  # When all ways were last tried from the top.
         self._vain = 0  # Rounds without a way, since one was found.
+        self._short = 0  # Short sessions in a row on the way that worked.
 
     async def climb(self, attempt: Callable[[Route, float], Awaitable[T]]) -> T:
         """Try the ways until a login is answered; says in the log which one it was and why.
@@ -137,8 +142,7 @@ class Ladder:
                 self._found(way, failures)
                 raise
             except PyfrpError as exc:
-                failure = _Failure([way], exc)
-                failures.append(failure)
+                failure = _note(failures, way, exc)
                 if isinstance(exc, DialError):
                     beginnings[way.beginning] = failure
             else:
@@ -147,6 +151,10 @@ class Ladder:
         self._vain += 1
         raise NoWay(self._dead_end(failures))
 
+    def ended(self, lasted_s: float) -> None:
+        """A session on the way that worked is over."""
+        self._short = self._short + 1 if lasted_s < SHORT_S else 0
+
     def _plan(self) -> Iterable[tuple[Way, float]]:
         """The ways in the order to try them, each with the seconds for a step of it."""
         growth = 2.0 ** min(self._vain, 10)
@@ -154,6 +162,10 @@ class Ladder:
         worked = self._worked
         if worked is None:
             return [(way, full_s) for way in self._ways]
+        if self._short >= SHORT_SESSIONS:
+            self._short = 0
+            at = self._ways.index(worked) + 1
+            return [(way, full_s) for way in (*self._ways[at:], *self._ways[:at])]
         look_s = min(LOOK_S * growth, full_s)
         now = asyncio.get_running_loop().time()
         if worked is not self._ways[0] and now - self._looked > BETTER_AFTER_S:
@@ -176,8 +188,9 @@ class Ladder:
             ) from None
 
     def _found(self, way: Way, failures: list[_Failure]) -> None:
-        if self._worked is None or self._worked is not way:
+        if self._worked is not way:
             self._looked = asyncio.get_running_loop().time()
+            self._short = 0
         self._worked = way
         self._vain = 0
         before = "; ".join(str(failure) for failure in failures)
@@ -195,6 +208,16 @@ class Ladder:
         host, port = self._base.host, self._base.port
         step = next_step(host, port, [failure.cause for failure in failures])
         return f"no way to {host}:{port} was found: {'; '.join(texts)}. Next step: {step}"
+
+
+def _note(failures: list[_Failure], way: Way, exc: PyfrpError) -> _Failure:
+    """Put a failure with the others, and ways that failed alike together."""
+    for failure in failures:
+        if str(failure.cause) == str(exc):
+            failure.ways.append(way)
+            return failure
+    failures.append(_Failure([way], exc))
+    return failures[-1]
 
 
 def next_step(host: str, port: int, causes: list[PyfrpError]) -> str:

@@ -144,8 +144,11 @@ class Client:
             if self._visitors:
                 names = " ".join(visitor.name for visitor in self._visitors)
                 log.info(f"visitor added: [{names}]")
+            since = time.monotonic()
             cause = await control.run()
             self._control = None
+            if self._ladder is not None:
+                self._ladder.ended(time.monotonic() - since)
             if self._stopping.is_set():
                 return
             self.log.warning(f"session with the server ended: {cause}, connecting again")

@@ -18,7 +18,7 @@ import pytest
 from tests.support.dns import zone_of
 from tests.support.office import Office, office
 from tests.support.ports import free_port
-from tests.support.processes import HOST, LOGIN_DONE, Program, client_config, merged
+from tests.support.processes import HOST, LOGIN_DONE, Kind, Program, client_config, merged
 from tests.support.proxies import HOSTILE, HttpProxy, Inside, SocksProxy, is_http
 from tests.support.services import Backend, Pipe, running
 from tests.support.waiting import until_async
@@ -52,6 +52,7 @@ async def office_behind(
     *,
     port: int,
     bind_port: int,
+    server: Kind = "ours",
     scheme: str = "http",
     transport: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
@@ -62,6 +63,7 @@ async def office_behind(
         url = f"{scheme}://{HOST}:{proxy.port}"
         async with office(
             directory,
+            kinds=(server, "ours"),
             server={"bindPort": bind_port},
             client={"serverPort": port, "transport": merged(AUTO, transport)},
             env={"HTTPS_PROXY": url} if env is None else dict.fromkeys(env, url),
@@ -126,12 +128,21 @@ async def test_a_black_hole_costs_the_limit_of_one_step(tmp_path: Path) -> None:
             )
 
 
-@pytest.mark.parametrize("silent", [False, True], ids=["cuts", "holds"])
+@pytest.mark.parametrize(
+    ("server", "silent"),
+    [
+        pytest.param("ours", False, id="cuts"),
+        pytest.param("ours", True, id="holds"),
+        pytest.param("official", False, id="cuts-official", marks=pytest.mark.interop),
+    ],
+)
 async def test_what_gets_through_a_proxy_for_http_alone_is_found_and_remembered(
-    silent: bool, tmp_path: Path
+    server: Kind, silent: bool, tmp_path: Path
 ) -> None:
     proxy = HttpProxy(inside=Inside(lets=is_http, silent=silent))
-    async with office_behind(tmp_path, proxy, port=free_port(), bind_port=free_port()) as scene:
+    async with office_behind(
+        tmp_path, proxy, port=free_port(), bind_port=free_port(), server=server
+    ) as scene:
         assert await scene.works()
         way = f"websocket through http://{HOST}:{proxy.port}"
         assert chosen(scene).startswith(f"connected by {way}; failed before: tcp, wss, websocket: ")
@@ -261,6 +272,17 @@ async def test_a_pinned_client_tells_of_a_proxy_that_opens_all_tls(tmp_path: Pat
         )
     assert "issued by CN=Office Inspection CA); either something on the way opens TLS" in text
     assert "Next step: connections stand, but do not show the server's certificate" in text
+
+
+async def test_without_auto_a_black_hole_costs_the_dial_timeout(tmp_path: Path) -> None:
+    with black_hole() as port:
+        config = client_config(port, [], {"transport": {"dialServerTimeout": 1}})
+        client = Program("ours", "client", config, tmp_path)
+        try:
+            assert await client.start().exited(5) == 1
+        finally:
+            client.kill()
+    assert f"dial tcp {HOST}:{port}: no answer within 1 s" in client.log()
 
 
 # --- where the server is -----------------------------------------------------------------------

@@ -141,6 +141,27 @@ async def test_an_hour_later_better_ways_are_tried_in_passing_at_the_next_login(
     assert net.tried == [("wss", 5.0)]
 
 
+async def test_a_way_on_which_sessions_are_short_is_tried_last():
+    ladder, net = ladder_of(proxy=PROXY), Net(tcp=SILENT)
+    assert await ladder.climb(net.attempt) == "tcp_proxy"
+    for lasted_s in (20.0, 70.0, 20.0, 20.0):
+        ladder.ended(lasted_s)
+        assert await ladder.climb(net.attempt) == "tcp_proxy"
+    net.tried.clear()
+    ladder.ended(20.0)
+    assert await ladder.climb(net.attempt) == "wss_proxy"
+    assert net.tried == [("wss_proxy", 5.0)]
+    # Where nothing else works it is taken all the same.
+    for _ in range(3):
+        ladder.ended(20.0)
+    net.failures = dict.fromkeys(("tcp", "websocket_proxy", "tcp_proxy"), CUT)
+    net.failures |= dict.fromkeys(("wss", "websocket"), CUT)
+    assert await ladder.climb(net.attempt) == "wss_proxy"
+    assert "failed before: websocket through http://proxy.test:3128, tcp, wss, websocket, tcp" in (
+        said(ladder)
+    )
+
+
 async def test_the_patience_grows_while_nothing_works():
     failures = dict.fromkeys(("tcp", "wss", "websocket"), CUT)
     ladder, net = ladder_of(ladder=["tcp"]), Net(**failures)
