@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from errno import ECONNREFUSED
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -66,11 +66,13 @@ class Way:
     missing: str = ""
 
     def __str__(self) -> str:
-        text = str(self.rung._replace(proxied=False))
-        if self.route is None:
-            return str(self.rung)
-        proxy = self.route.proxy
-        return text if proxy is None else f"{text} through {proxy.scheme}://{proxy.place}"
+        return _named([self])
+
+    @property
+    def through(self) -> str:
+        """Behind its name; "" for a direct way."""
+        proxy = None if self.route is None else self.route.proxy
+        return "" if proxy is None else f" through {proxy.scheme}://{proxy.place}"
 
     @property
     def beginning(self) -> tuple[object, ...]:
@@ -88,7 +90,7 @@ class _Failure:
     cause: PyfrpError
 
     def __str__(self) -> str:
-        return f"{', '.join(str(way) for way in self.ways)}: {self.cause}"
+        return f"{_named(self.ways)}: {self.cause}"
 
 
 class Ladder:
@@ -193,8 +195,8 @@ class Ladder:
             self._short = 0
         self._worked = way
         self._vain = 0
-        before = "; ".join(str(failure) for failure in failures)
-        self.log.info(f"connected by {way}{f'; failed before: {before}' if before else ''}")
+        before = f"; failed before: {_listed(failures)}" if failures else ""
+        self.log.info(f"connected by {way}{before}")
 
     def _dead_end(self, failures: list[_Failure]) -> str:
         """What to tell when nothing worked."""
@@ -202,12 +204,29 @@ class Ladder:
         for way in self._ways:
             if way.route is None:
                 missing.setdefault(way.missing, []).append(way)
-        texts = [str(failure) for failure in failures]
-        for reason, ways in missing.items():
-            texts.append(f"{', '.join(str(way) for way in ways)}: {reason}")
+        texts = [*failures, *(f"{_named(ways)}: {reason}" for reason, ways in missing.items())]
         host, port = self._base.host, self._base.port
         step = next_step(host, port, [failure.cause for failure in failures])
-        return f"no way to {host}:{port} was found: {'; '.join(texts)}. Next step: {step}"
+        return f"no way to {host}:{port} was found: {_listed(texts)}; next step: {step}"
+
+
+def _named(ways: Iterable[Way]) -> str:
+    """Ways in a row: `tcp, wss, websocket, tcp through http://proxy:3128`."""
+    runs: list[tuple[str, list[str]]] = []
+    for way in ways:
+        rung = way.rung if way.route is None else way.rung._replace(proxied=False)
+        if runs and runs[-1][0] == way.through:
+            runs[-1][1].append(str(rung))
+        else:
+            runs.append((way.through, [str(rung)]))
+    return ", ".join(", ".join(rungs) + through for through, rungs in runs)
+
+
+def _listed(items: Sequence[object]) -> str:
+    """Sentences that may hold semicolons themselves, as one."""
+    if len(items) == 1:
+        return str(items[0])
+    return "; ".join(f"({number}) {item}" for number, item in enumerate(items, 1))
 
 
 def _note(failures: list[_Failure], way: Way, exc: PyfrpError) -> _Failure:

@@ -82,8 +82,8 @@ async def test_one_line_says_what_was_chosen_and_why_the_others_failed():
     assert await ladder.climb(net.attempt) == "wss_proxy"
     assert said(ladder) == (
         "connected by wss through http://proxy.test:3128; failed before: "
-        "tcp: dial tcp 203.0.113.7:7000: no answer within 5 s; "
-        "wss:443: the peer closed the connection during the TLS handshake"
+        "(1) tcp: dial tcp 203.0.113.7:7000: no answer within 5 s; "
+        "(2) wss:443: the peer closed the connection during the TLS handshake"
     )
     assert "secret" not in said(ladder)
 
@@ -93,7 +93,7 @@ async def test_ways_that_begin_with_the_same_connection_fail_together():
     net = Net(tcp=SILENT, tcp_proxy=CUT)
     assert await ladder.climb(net.attempt) == "wss_proxy"
     assert net.ways == ["tcp", "tcp_proxy", "wss_proxy"]
-    assert "failed before: tcp, wss, websocket: dial tcp" in said(ladder)
+    assert "failed before: (1) tcp, wss, websocket: dial tcp" in said(ladder)
 
 
 async def test_another_port_or_a_proxy_is_another_connection():
@@ -157,8 +157,9 @@ async def test_a_way_on_which_sessions_are_short_is_tried_last():
     net.failures = dict.fromkeys(("tcp", "websocket_proxy", "tcp_proxy"), CUT)
     net.failures |= dict.fromkeys(("wss", "websocket"), CUT)
     assert await ladder.climb(net.attempt) == "wss_proxy"
-    assert "failed before: websocket through http://proxy.test:3128, tcp, wss, websocket, tcp" in (
-        said(ladder)
+    assert (
+        "failed before: websocket through http://proxy.test:3128, tcp, wss, websocket, tcp through"
+        in (said(ladder))
     )
 
 
@@ -216,10 +217,10 @@ async def test_without_a_proxy_its_ways_are_left_out(environ):
         await ladder.climb(net.attempt)
     assert net.ways == ["tcp"]
     assert str(caught.value) == (
-        "no way to 203.0.113.7:7000 was found: tcp, wss, websocket: dial tcp 203.0.113.7:7000: no "
-        "answer within 5 s; tcp+proxy, wss+proxy, websocket+proxy: no proxy is named for this "
+        "no way to 203.0.113.7:7000 was found: (1) tcp, wss, websocket: dial tcp 203.0.113.7:7000: "
+        "no answer within 5 s; (2) tcp+proxy, wss+proxy, websocket+proxy: no proxy is named for this "
         "server, neither by transport.proxyURL nor by HTTPS_PROXY, HTTP_PROXY or ALL_PROXY (or "
-        "NO_PROXY excepts it). Next step: this network lets nothing out to 203.0.113.7:7000: if it "
+        "NO_PROXY excepts it); next step: this network lets nothing out to 203.0.113.7:7000: if it "
         "has a proxy, name it in transport.proxyURL or HTTPS_PROXY; if not, let the server listen "
         'on port 443 and put "wss:443" into transport.auto.ladder'
     )
