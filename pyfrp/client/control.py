@@ -65,6 +65,9 @@ class Control:
         conn: The control connection, logged in and ciphered.
         connector: Opens work and visitor connections.
         interval_s, timeout_s: Heartbeat; 0 or less for none.
+
+    Attributes:
+        silent_s: For how long nothing had come when the session ended.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Control:
         self._opening = asyncio.Semaphore(MAX_OPENING)
         self._heard = self._clock()
         self._cause: PyfrpError | None = None
+        self.silent_s = 0.0
         self._stopping = False
         conn.on_activity = self._touch
 
@@ -129,6 +133,7 @@ class Control:
             while True:
                 self._handle(await self._conn.read())
         except (LinkError, WireError) as exc:
+            self.silent_s = self._clock() - max(self._heard, self._connector.heard())
             return self._cause or exc
         finally:
             if self._visitors is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from errno import ECONNREFUSED
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyfrp.client.route import Route, make_proxy
+from pyfrp.client.route import Route, make_proxy, through
 from pyfrp.client.transports import TRANSPORTS
 from pyfrp.config.outproxy import proxy_from_environment
 from pyfrp.config.outward import PROXIED, Rung, parse_rung
@@ -283,13 +283,13 @@ def _ways(cfg: ClientConfig, base: Route, environ: Mapping[str, str]) -> list[Wa
         if rung.protocol not in TRANSPORTS:
             ways.append(Way(rung, None, f"{rung.protocol} is not in this release of pyfrp"))
             continue
-        route = replace(base, protocol=rung.protocol, port=port, proxy=None)
+        route = replace(base, protocol=rung.protocol, port=port)
         if rung.proxied:
             proxy, missing = proxies.find(port, secure=rung.protocol != "websocket")
             if proxy is None:
                 ways.append(Way(rung, None, missing))
                 continue
-            route = replace(route, proxy=proxy)
+            route = through(route, proxy)
         ways.append(Way(rung, route))
     return ways
 

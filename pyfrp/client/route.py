@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pyfrp.config.outproxy import named_proxy, parse_proxy_url
@@ -14,6 +14,11 @@ from pyfrp.net.certs import LinkContext, client_context
 if TYPE_CHECKING:
     from pyfrp.config import ClientConfig
     from pyfrp.net.outproxy import Proxy
+
+# Seconds of silence before a ping of the mux. Some proxies cut what has been idle for 20 s, so the
+# default is less through a proxy; what a file says otherwise counts.
+DEFAULT_PING_S = 30
+PROXIED_PING_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None
         context = client_context(
             tls.cert_file, tls.key_file, tls.trusted_ca_file, tls.server_name or cfg.server_addr
         )
-    return Route(
+    route = Route(
         host=cfg.server_addr,
         port=cfg.server_port,
         local_ip=transport.connect_server_local_ip,
@@ -70,8 +75,17 @@ def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None
         protocol=transport.protocol,
         pins=_pins(tls.pinned_sha256),
         on_certificate=on_certificate,
-        proxy=_proxy(cfg),
     )
+    proxy = _proxy(cfg)
+    return route if proxy is None else through(route, proxy)
+
+
+def through(route: Route, proxy: Proxy) -> Route:
+    """The same way, but through a proxy."""
+    ping_s = route.mux_keepalive_s
+    if ping_s == DEFAULT_PING_S:
+        ping_s = PROXIED_PING_S
+    return replace(route, proxy=proxy, mux_keepalive_s=ping_s)
 
 
 def _proxy(cfg: ClientConfig) -> Proxy | None:

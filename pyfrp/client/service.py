@@ -19,6 +19,7 @@ from pyfrp.client.proxies import PROXY_TYPES
 from pyfrp.client.proxies.base import ClientProxy
 from pyfrp.client.route import Route, make_route
 from pyfrp.client.transports import connect
+from pyfrp.client.transports.proxied import blaming, idle_cut
 from pyfrp.config.names import wire_name
 from pyfrp.errors import AuthError, HandshakeError, LinkError, PyfrpError, WireError
 from pyfrp.log import get_logger
@@ -73,6 +74,7 @@ class Client:
         self._route = make_route(cfg, self._seen)
         if self._route.tls is not None:
             self._expiry.add(self._route.tls.lifetimes)
+        self._used = self._route
         self._ladder = self._make_ladder()
         self._proxies = [self._make(proxy) for proxy in cfg.proxies]
         self._visitors = self._make_visitors()
@@ -152,6 +154,9 @@ class Client:
             if self._stopping.is_set():
                 return
             self.log.warning(f"session with the server ended: {cause}, connecting again")
+            idle = idle_cut(self._used, cause, control.silent_s)
+            if idle:
+                self.log.warning(idle)
             now = time.monotonic()
             if now > quick_until:
                 quick_until = now + QUICK_WINDOW_S
@@ -221,12 +226,15 @@ class Client:
 
     async def _attempt(self, route: Route, login_s: float) -> Control:
         """Log in by one route, with so many seconds for the answer."""
-        connector = await connect(route, self.report)
-        try:
-            return await self._converse(connector, login_s)
-        except BaseException:
-            await connector.close()
-            raise
+        with blaming(route):
+            connector = await connect(route, self.report)
+            try:
+                control = await self._converse(connector, login_s)
+            except BaseException:
+                await connector.close()
+                raise
+        self._used = route
+        return control
 
     async def _converse(self, connector: Connector, login_s: float) -> Control:
         cfg = self.cfg
@@ -254,12 +262,14 @@ class Client:
             except TimeoutError:
                 raise HandshakeError(
                     f"no answer to the login within {login_s:g} s; "
-                    "do transport.tcpMux and transport.tls agree on both sides?"
+                    "do transport.tcpMux and transport.tls agree on both sides?",
+                    unanswered=True,
                 ) from None
             except (LinkError, WireError) as exc:
                 raise HandshakeError(
                     f"{exc} before the login was answered; do transport.tcpMux and "
-                    "transport.tls agree on both sides, and is this the server's bindPort?"
+                    "transport.tls agree on both sides, and is this the server's bindPort?",
+                    unanswered=isinstance(exc, LinkError),
                 ) from exc
             if not isinstance(answer, LoginResp):
                 raise HandshakeError(f"the server answered the login with {type(answer).__name__}")

@@ -16,6 +16,9 @@ from pyfrp.net.sockets import bound_unsent, explain, is_numeric, set_keepalive
 # An address that does not answer holds up the next one no longer than this: a network that swallows
 # one family is met again at every dial. Go's dialler waits as long (`net/dial.go`, fallbackDelay).
 STAGGER_S = 0.3
+# For who tries addresses in turn, as over UDP, where only silence tells: none gets less than this
+# of the time left, as with Go's dialler (partialDeadline): less is of no use on a slow network.
+LEAST_SHARE_S = 2.0
 
 Lookup: TypeAlias = Callable[[str], Awaitable[list[str]]]
 """Finds the addresses of a name, the ones to try first in front. Raises LookupFailed."""

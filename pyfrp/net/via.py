@@ -71,9 +71,14 @@ async def dial_via(
         await line.redial()
         async with asyncio.timeout(timeout_s):
             await _TUNNELS[proxy.scheme](line, host, port)
+            # If the end of the tunnel has come right behind the yes, the next turn of the loop
+            # tells: better here than as a riddle of whoever speaks through it.
+            await asyncio.sleep(0)
             return line.hand_over(target)
     except TimeoutError:
         line.drop()
+        if line.securing:
+            raise words.no_tls(proxy, f"no answer within {timeout_s:g} s") from None
         raise words.silent(proxy, target, timeout_s) from None
     except BaseException:
         line.drop()
@@ -85,11 +90,13 @@ class _Line:
 
     Attributes:
         conn: What is spoken on, once `redial` was called.
+        securing: The TLS handshake with the proxy is under way.
     """
 
     def __init__(self, dial: Dial, proxy: Proxy) -> None:
         self.proxy = proxy
         self.conn: ByteConn | None = None
+        self.securing = False
         self._dial = dial
 
     async def redial(self) -> None:
@@ -107,6 +114,7 @@ class _Line:
         assert self.conn is not None
         proxy = self.proxy
         endpoint, early = self.conn.detach()
+        self.securing = True
         try:
             tls = await upgrade(
                 endpoint,
@@ -121,6 +129,7 @@ class _Line:
                 raise words.untrusted(proxy, cause.verify_message) from exc
             raise words.no_tls(proxy, str(exc)) from exc
         self.conn = ByteConn(tls)
+        self.securing = False
 
     def drop(self) -> None:
         """Let go of the connection, if there is one."""

@@ -15,6 +15,7 @@ import ipaddress
 import os
 import re
 import secrets
+import socket
 import ssl
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
@@ -205,7 +206,8 @@ class HttpProxy(_Tunnels):
     """A proxy that makes tunnels by CONNECT.
 
     Args:
-        users: Who is let in, with their passwords; everybody if it is empty.
+        users: Who is let in, with their passwords; everybody if it is empty. For NTLM they are
+            `DOMAIN\\user`, and passwords have no colon.
         schemes: How: "basic", "digest" (MD5), "digest-sha256", "digest-sess", "ntlm", "negotiate"
             (NTLM under that name), or any other word, which nobody can answer.
         names: See `Names`.
@@ -379,7 +381,9 @@ class _NtlmServer:
         with tempfile.NamedTemporaryFile("w", suffix=".users") as file:
             for user, password in self._users.items():
                 domain, _, name = user.rpartition("\\")
-                file.write(f"{domain}:{name}:{password}\n")
+                # frp names the domain that the challenge names, which here is this machine.
+                for place in {domain, socket.gethostname().upper()}:
+                    file.write(f"{place}:{name}:{password}\n")
             file.flush()
             before = os.environ.get("NTLM_USER_FILE")
             os.environ["NTLM_USER_FILE"] = file.name
