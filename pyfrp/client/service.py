@@ -222,17 +222,17 @@ class Client:
     async def _try_login(self) -> Control:
         if self._ladder is not None:
             return await self._ladder.climb(self._attempt)
-        return await self._attempt(self._route, LOGIN_S)
+        with blaming(self._route):
+            return await self._attempt(self._route, LOGIN_S)
 
     async def _attempt(self, route: Route, login_s: float) -> Control:
         """Log in by one route, with so many seconds for the answer."""
-        with blaming(route):
-            connector = await connect(route, self.report)
-            try:
-                control = await self._converse(connector, login_s)
-            except BaseException:
-                await connector.close()
-                raise
+        connector = await connect(route, self.report)
+        try:
+            control = await self._converse(connector, login_s)
+        except BaseException:
+            await connector.close()
+            raise
         self._used = route
         return control
 
