@@ -220,9 +220,9 @@ async def test_without_a_proxy_its_ways_are_left_out(environ):
         "no way to 203.0.113.7:7000 was found: (1) tcp, wss, websocket: dial tcp 203.0.113.7:7000: "
         "no answer within 5 s; (2) tcp+proxy, wss+proxy, websocket+proxy: no proxy is named for "
         "this server, neither by transport.proxyURL nor by HTTPS_PROXY, HTTP_PROXY or ALL_PROXY "
-        "(or NO_PROXY excepts it); next step: this network lets nothing out to 203.0.113.7:7000: if "
-        "it has a proxy, name it in transport.proxyURL or HTTPS_PROXY; if not, let the server listen "
-        'on port 443 and put "wss:443" into transport.auto.ladder'
+        "(or NO_PROXY excepts it); next step: this network lets nothing out to "
+        "203.0.113.7:7000: if it has a proxy, name it in transport.proxyURL or HTTPS_PROXY; if "
+        'not, let the server listen on port 443 and put "wss:443" into transport.auto.ladder'
     )
 
 
