@@ -316,9 +316,12 @@ class QuicSession:
         if self.ended.done() or self.connection is None:
             return
         self._transmit()
+        self._read_events()  # What was sent may have told the peer of connection ids.
         for stream in list(self._watched):
             if not stream.sent():
                 self._watched.discard(stream)
+        if self.ended.done():
+            return
         when = self.connection.get_timer()
         if self._timer is not None:
             if when is not None and self._timer.when() <= when:

@@ -35,7 +35,7 @@ UNKNOWN_STREAMS = 8
 STREAMS_AHEAD = 1024
 # Resets in a second; each is smaller than what it answers.
 RESETS = 100
-_RESET_SIZE = 42
+_LEAST_RESET, _MOST_RESET = 21, 42
 _ID_SIZE = 8  # Of the connection ids that we choose.
 _TOKEN_SIZE = 16
 
@@ -115,7 +115,7 @@ class Listening:
             session = self._by_id.get(data[1 : 1 + _ID_SIZE])
             if session is not None:
                 session.datagram_received(data, source)
-            elif len(data) > _RESET_SIZE:
+            elif len(data) > _LEAST_RESET:
                 self._reset(data, source)
             return
         if len(data) < 7:
@@ -194,7 +194,9 @@ class Listening:
             self._resets, self._resets_until = 0, now + 1.0
         if self._resets < RESETS:
             self._resets += 1
-            noise = bytearray(os.urandom(_RESET_SIZE - _TOKEN_SIZE))
+            # Smaller than what it answers: two of us would go on for ever.
+            size = min(len(data) - 1, _MOST_RESET)
+            noise = bytearray(os.urandom(size - _TOKEN_SIZE))
             noise[0] = noise[0] & 0x3F | 0x40
             token = self.reset_token(data[1 : 1 + _ID_SIZE])
             self.send_many([(bytes(noise) + token, source)])
