@@ -106,12 +106,14 @@ class QuicSession:
         self._on_stream = on_stream
         self._streams: dict[int, QuicStream] = {}
         self._watched: set[QuicStream] = set()
+        self._fed: dict[QuicStream, None] = {}
         self._seen = 0  # Streams that the peer has opened.
         self._heard = self.loop.time()
         idle_s = setup.quic.idle_timeout
         self._keepalive_s = min(max(setup.keepalive_s, 1.0), idle_s / 2)
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._wake_at = 0.0
         self._pinger: asyncio.TimerHandle | None = None
         self._limit = self.loop.call_later(HANDSHAKE_S, self._too_slow)
         # aioquic's types leave out what we need of its insides.
@@ -187,7 +189,6 @@ class QuicSession:
         self._heard = self.loop.time()
         self.answered = True
         self.connection.receive_datagram(data, source or self._peer, now=self._heard)
-        self._read_events()
         self.schedule()
 
     def error_received(self, exc: OSError) -> None:
@@ -223,6 +224,9 @@ class QuicSession:
     def _read_events(self) -> None:
         while (event := self.connection.next_event()) is not None and not self.ended.done():
             self._on_event(event)
+        # What came for a stream within a turn is one piece for its reader.
+        while self._fed:
+            self._fed.popitem()[0].deliver()
         # A stream may be opened by another frame than data, of which there is no event.
         opened = getattr(getattr(self.connection, "_local_max_streams_bidi", None), "used", 0)
         for index in range(self._seen, opened):
@@ -230,9 +234,10 @@ class QuicSession:
 
     def _on_event(self, event: QuicEvent) -> None:
         if isinstance(event, StreamDataReceived):
-            stream = self._stream(event.stream_id)
+            stream = self._streams.get(event.stream_id) or self._stream(event.stream_id)
             if stream is not None:
                 stream.received(event.data, ended=event.end_stream)
+                self._fed[stream] = None
         elif isinstance(event, StreamReset):
             stream = self._stream(event.stream_id)
             if stream is not None:
@@ -313,7 +318,10 @@ class QuicSession:
 
     def flush(self) -> None:
         self._flushing = False
-        if self.ended.done() or self.connection is None:
+        if self.connection is None:
+            return
+        self._read_events()
+        if self.ended.done():
             return
         self._transmit()
         self._read_events()  # What was sent may have told the peer of connection ids.
@@ -324,10 +332,12 @@ class QuicSession:
             return
         when = self.connection.get_timer()
         if self._timer is not None:
-            if when is not None and self._timer.when() <= when:
+            # Not the handle's own: uvloop's of a moment that has passed does not tell it.
+            if when is not None and self._wake_at <= when:
                 return  # It fires early enough, and is set again then.
             self._timer.cancel()
         self._timer = None if when is None else self.loop.call_at(when, self._wake)
+        self._wake_at = when or 0.0
 
     def _transmit(self) -> None:
         datagrams = self.connection.datagrams_to_send(now=self.loop.time())
@@ -337,7 +347,6 @@ class QuicSession:
     def _wake(self) -> None:
         self._timer = None
         self.connection.handle_timer(now=self.loop.time())
-        self._read_events()
         self.flush()
 
     def _ping(self) -> None:

@@ -76,7 +76,7 @@ class QuicStream:
         if self._closing:
             return
         self._holding = False
-        self._deliver()
+        self.deliver()
         self._session.schedule()  # There may be credit to give.
 
     def close(self) -> None:
@@ -123,12 +123,10 @@ class QuicStream:
         self._session.schedule()
 
     def received(self, data: bytes, *, ended: bool) -> None:
+        """Keep what came; `deliver` follows."""
         self._far_ended = self._far_ended or ended
-        if self._closing:
-            return
-        if data:
+        if data and not self._closing:
             self._held.append(data)
-        self._deliver()
 
     def was_reset(self) -> None:
         self._far_ended = True
@@ -164,7 +162,8 @@ class QuicStream:
 
     # -- helpers -------------------------------------------------------------------------------
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
+        """Give the reader what there is for it, if it reads."""
         if self._holding or self._closing:
             return
         try:
@@ -240,6 +239,7 @@ def give_credit_on_reading(connection: Any, streams: dict[int, QuicStream]) -> N
             limit = ours.consumed + WINDOW
             if limit - stream.max_stream_data_local >= WINDOW // 2:
                 stream.max_stream_data_local = limit
-        write(builder, space, _Window(stream))
+        if stream.max_stream_data_local != stream.max_stream_data_local_sent:
+            write(builder, space, _Window(stream))
 
     connection._write_stream_limits = write_limits
