@@ -14,9 +14,7 @@ import hmac
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
 
-from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import encode_quic_retry, encode_quic_version_negotiation
 from aioquic.quic.retry import QuicRetryTokenHandler
 
@@ -244,12 +242,6 @@ class ServedSession(QuicSession):
         self.ids: set[bytes] = set()
         self.known = False
         self._port = port
-        connection = _Connection(
-            port.reset_token,
-            configuration=port.setup.quic,
-            original_destination_connection_id=original,
-            retry_source_connection_id=retried,
-        )
         super().__init__(
             _Share(port),
             source,
@@ -257,17 +249,19 @@ class ServedSession(QuicSession):
             info={"peername": source, "sockname": port.address},
             on_stream=lambda stream: port.on_stream(self, stream),
             report=port.report,
-            connection=connection,
+            origin={
+                "token": port.reset_token,
+                "original_destination_connection_id": original,
+                "retry_source_connection_id": retried,
+            },
         )
-        _limit_streams(connection, UNKNOWN_STREAMS)
+        self.connection.begin_with_streams(UNKNOWN_STREAMS)
 
     def allow_streams(self) -> None:
         """The client has logged in; call it with every stream that it opens."""
-        limit = self.connection._local_max_streams_bidi
-        ended = limit.used - len(self._streams)
-        limit.value = max(
-            limit.value, min(limit.used + STREAMS_AHEAD, ended + self._port.max_streams)
-        )
+        opened = self.connection.opened
+        ended = opened - len(self._streams)
+        self.connection.allow_streams(min(opened + STREAMS_AHEAD, ended + self._port.max_streams))
 
     def established(self) -> None:
         self.known = True
@@ -292,24 +286,6 @@ class _Share:
         """It is for the others, too."""
 
 
-class _Connection(QuicConnection):
-    """aioquic's part, with tokens for a reset that are known after a start anew."""
-
-    def __init__(self, token: Callable[[bytes], bytes], **options: Any) -> None:
-        super().__init__(**options)
-        self._token_for = token
-        self._mark()
-
-    def _replenish_connection_ids(self) -> None:
-        super()._replenish_connection_ids()
-        self._mark()
-
-    def _mark(self) -> None:
-        # Those that were sent have theirs already, which is the same.
-        for known in self._host_cids:
-            known.stateless_reset_token = self._token_for(known.cid)
-
-
 def _names(data: bytes) -> tuple[bytes, bytes]:
     """The connection id of who sent a long packet, and the token of an initial one.
 
@@ -321,14 +297,6 @@ def _names(data: bytes) -> tuple[bytes, bytes]:
     width = 1 << (data[at] >> 6)
     size = int.from_bytes(data[at : at + width], "big") & (1 << (8 * width - 2)) - 1
     return reply_to, data[at + width : at + width + size]
-
-
-def _limit_streams(connection: Any, count: int) -> None:
-    for limit, value in (
-        (connection._local_max_streams_bidi, count),
-        (connection._local_max_streams_uni, 0),
-    ):
-        limit.value = limit.sent = value
 
 
 def _bind(host: str, port: int) -> socket.socket:
