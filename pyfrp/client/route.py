@@ -22,6 +22,20 @@ PROXIED_PING_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
+class QuicOptions:
+    """What QUIC wants to know beyond other transports; its TLS is not OpenSSL's.
+
+    The files are those of `Route.tls`, and empty where TLS is off: QUIC encrypts all the same.
+    """
+
+    cert_file: str = ""
+    key_file: str = ""
+    trusted_ca_file: str = ""
+    keepalive_s: float = 10.0
+    idle_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """How to reach the server. Times are in seconds; `tls` None means in the clear.
 
@@ -46,6 +60,7 @@ class Route:
     pins: frozenset[str] = frozenset()
     on_certificate: Callable[[bytes], None] | None = None
     proxy: Proxy | None = None
+    quic: QuicOptions = QuicOptions()
 
 
 def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None = None) -> Route:
@@ -75,6 +90,13 @@ def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None
         protocol=transport.protocol,
         pins=_pins(tls.pinned_sha256),
         on_certificate=on_certificate,
+        quic=QuicOptions(
+            cert_file=tls.cert_file if tls.enable else "",
+            key_file=tls.key_file if tls.enable else "",
+            trusted_ca_file=tls.trusted_ca_file if tls.enable else "",
+            keepalive_s=float(transport.quic.keepalive_period),
+            idle_s=float(transport.quic.max_idle_timeout),
+        ),
     )
     proxy = _proxy(cfg)
     return route if proxy is None else through(route, proxy)

@@ -71,6 +71,11 @@ class Outlet:
         finally:
             self._raw.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, usual)
 
+    def send_many(self, datagrams: list[tuple[bytes, tuple[Any, ...]]]) -> None:
+        """Send datagrams, once there is an address that it is connected to."""
+        for data, _ in datagrams:
+            self._socket.send(data)
+
     def connect(self, address: Address) -> None:
         """Have datagrams of this address only. Raises OSError."""
         self._socket.connect(address)

@@ -63,6 +63,8 @@ class ServerContext(LinkContext):
     """The file that holds it; None if it exists only in memory."""
     generated: bool = False
     """It is our own work, not from `certFile`."""
+    pair: bytes = b""
+    """Key and certificate as PEM where no file holds them."""
 
 
 def server_context(
@@ -350,6 +352,7 @@ def _load_generated(
             pass  # Nowhere to keep it: a new one each time, as in frp. `certificate` tells.
     pem = generate_pair()
     _load_from_memory(context, pem, keys)
+    context.pair = pem
     context.fingerprint = fingerprint(_own_der(pem))
 
 

@@ -151,6 +151,11 @@ class LinkAcceptor:
         self._expect(sniffer)
         return sniffer
 
+    @property
+    def report(self) -> Callable[[BaseException, str], None]:
+        """Where unexpected exceptions go, for transports with ports of their own."""
+        return self._report
+
     async def close(self) -> None:
         """Drop every link."""
         if self._timer is not None:

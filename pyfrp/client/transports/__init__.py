@@ -17,6 +17,7 @@ TRANSPORTS = {
     "tcp": "pyfrp.client.transports.tcp",
     "websocket": "pyfrp.client.transports.websocket",
     "wss": "pyfrp.client.transports.wss",
+    "quic": "pyfrp.client.transports.quic",
 }
 
 

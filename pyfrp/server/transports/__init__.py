@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from pyfrp.net.certs import ServerContext
 from pyfrp.net.endpoint import Endpoint
-from pyfrp.server.transports import tls, websocket
+from pyfrp.server.transports import quic, tls, websocket
 from pyfrp.wire.sniff import Kind
 
 if TYPE_CHECKING:
@@ -52,5 +52,5 @@ Raises:
     ConfigError: the port cannot be had.
 """
 
-LISTENERS: tuple[Listen, ...] = ()
+LISTENERS: tuple[Listen, ...] = (quic.listen,)
 """The transports with ports of their own."""
