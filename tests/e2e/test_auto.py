@@ -100,6 +100,18 @@ async def test_the_direct_way_is_taken_where_it_is_open(tmp_path: Path) -> None:
         assert chosen(scene) == "connected by tcp"
 
 
+async def test_a_ladder_may_begin_with_udp(tmp_path: Path) -> None:
+    port = free_port()
+    auto = {"ladder": ["quic", "tcp"]}
+    async with office(
+        tmp_path,
+        server={"bindPort": port, "quicBindPort": port},
+        client={"transport": merged(AUTO, {"auto": auto})},
+    ) as scene:
+        assert await scene.works()
+        assert chosen(scene) == "connected by quic"
+
+
 async def test_a_proxy_of_the_environment_is_found_where_the_server_refuses(tmp_path: Path) -> None:
     proxy, port = HttpProxy(), free_port()
     async with office_behind(tmp_path, proxy, port=port, bind_port=free_port()) as scene:
