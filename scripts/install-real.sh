@@ -8,7 +8,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # Each program and the Debian package that has it.
 PROGRAMS="ssh:openssh-client sshd:openssh-server rsync:rsync curl:curl nginx:nginx openssl:openssl
-iperf3:iperf3 psql:postgresql-client dig:bind9-dnsutils dnsmasq:dnsmasq-base"
+iperf3:iperf3 psql:postgresql-client dig:bind9-dnsutils dnsmasq:dnsmasq-base squid:squid"
 POLICY=/usr/sbin/policy-rc.d
 LIMIT=600 # seconds for apt-get
 

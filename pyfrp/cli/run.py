@@ -63,6 +63,7 @@ async def _server(cfg: ServerConfig, bound: Bound | None, config_path: str | Non
         log.info("frps uses command line arguments for config")
     for warning in cfg.warnings:
         log.warning(warning)
+    await _resolve(cfg)
     notifier = Notifier()
     signals = Signals(logging.reopen)
     server = Server(cfg, bound)
@@ -90,6 +91,7 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
     for warning in cfg.warnings:
         log.warning(warning)
     use_dns_server(cfg)
+    await _resolve(cfg)
     notifier = Notifier()
     signals = Signals(logging.reopen)
     client = Client(cfg, on_login=notifier.ready)
@@ -129,6 +131,14 @@ def use_dns_server(cfg: ClientConfig) -> None:
     from pyfrp.net.dnsserver import DnsServer
 
     look_up_with(DnsServer(*parse_dns_server(cfg.dns_server)).lookup)
+
+
+async def _resolve(cfg: ServerConfig | ClientConfig) -> None:
+    """Get the token that a program prints, where the file names one."""
+    if cfg.auth.token_source is not None:
+        from pyfrp.auth.sources import resolve_token  # few files have it: not at start-up
+
+        await resolve_token(cfg.auth)
 
 
 def _raise_file_limit() -> None:

@@ -30,6 +30,10 @@ class Connector(Protocol):
         """When anything last came over the link, in the loop's time; 0 if that is not known."""
         ...
 
+    async def settle(self) -> None:
+        """At the end, wait a moment for what was written to arrive, where closing would lose it."""
+        ...
+
     async def close(self) -> None:
         """Drop the link, with every connection on it."""
         ...
@@ -52,6 +56,9 @@ class DirectConnector:
     def heard(self) -> float:
         return 0.0
 
+    async def settle(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass  # Every connection belongs to whoever opened it.
 
@@ -72,6 +79,9 @@ class MuxConnector:
 
     def heard(self) -> float:
         return self._mux.heard()
+
+    async def settle(self) -> None:
+        pass
 
     async def close(self) -> None:
         self._mux.close(PeerClosed("the session ended"))

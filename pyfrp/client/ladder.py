@@ -25,6 +25,7 @@ from pyfrp.errors import (
     DialError,
     HandshakeError,
     LinkError,
+    LoginRefused,
     LookupFailed,
     ProxyError,
     PyfrpError,
@@ -127,7 +128,7 @@ class Ladder:
 
         Raises:
             NoWay: with what happened on each, and what to do.
-            AuthError: from `attempt`.
+            AuthError: from `attempt`; LoginRefused is one.
         """
         failures: list[_Failure] = []
         beginnings: dict[tuple[object, ...], _Failure] = {}
@@ -140,9 +141,11 @@ class Ladder:
                 continue
             try:
                 result = await self._go(way.route, attempt, patience_s)
-            except AuthError:
+            except LoginRefused:
                 self._found(way, failures)
                 raise
+            except AuthError:
+                raise  # There is nothing to log in with, by whichever way.
             except PyfrpError as exc:
                 failure = _note(failures, way, exc)
                 if isinstance(exc, DialError):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pyfrp.auth.token import TokenAuth
+from pyfrp.auth import make_authenticator
 from pyfrp.client.connector import Connector
 from pyfrp.client.control import Control
 from pyfrp.client.proxies import PROXY_TYPES
@@ -21,22 +21,31 @@ from pyfrp.client.route import Route, make_route
 from pyfrp.client.transports import connect
 from pyfrp.client.transports.proxied import blaming, idle_cut
 from pyfrp.config.names import wire_name
-from pyfrp.errors import AuthError, HandshakeError, LinkError, PyfrpError, WireError
+from pyfrp.errors import (
+    HandshakeError,
+    LinkError,
+    LoginRefused,
+    PyfrpError,
+    RefusedError,
+    WireError,
+)
 from pyfrp.log import get_logger
 from pyfrp.nathole.options import PeerOptions
 from pyfrp.net.certs import not_after
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.datagrams import packet_size
 from pyfrp.net.expiry import ExpiryWatch, Lifetime
+from pyfrp.net.handshake import client_hello, encrypt_control, hear_hello
 from pyfrp.version import FRP_VERSION
-from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
 from pyfrp.wire.messages import Login, LoginResp
+from pyfrp.wire.version import V1, load_version
 
 if TYPE_CHECKING:
     from pyfrp.client.ladder import Ladder
     from pyfrp.client.visitors.base import ClientVisitor
     from pyfrp.config import ClientConfig
     from pyfrp.config.client import ClientTransport
+    from pyfrp.wire.version import Hello
 
 LOGIN_S = 10.0  # For LoginResp (frp `client/service.go`).
 FIRST_RETRY_S = 2.0
@@ -69,7 +78,7 @@ class Client:
         self.cfg = cfg
         self.log: Any = get_logger()
         self._on_login = on_login
-        self._auth = TokenAuth(cfg.auth.token, frozenset(cfg.auth.additional_scopes))
+        self._auth = make_authenticator(cfg.auth)
         self._expiry = ExpiryWatch(self.log.warning)
         self._route = make_route(cfg, self._seen)
         if self._route.tls is not None:
@@ -221,28 +230,38 @@ class Client:
 
     async def _try_login(self) -> Control:
         if self._ladder is not None:
+            # Whoever gives out what is shown may be slow, or away: no way is to blame for that.
+            await self._auth.login_fields(time.time())
             return await self._ladder.climb(self._attempt)
         with blaming(self._route):
             return await self._attempt(self._route, LOGIN_S)
 
     async def _attempt(self, route: Route, login_s: float) -> Control:
         """Log in by one route, with so many seconds for the answer."""
+        # Not on the connection's time: a server waits ten seconds for a login, and who gives out
+        # what is shown may take as long.
+        proof = await self._auth.login_fields(time.time())
         connector = await connect(route, self.report)
         try:
-            control = await self._converse(connector, login_s)
+            control = await self._converse(connector, route, proof, login_s)
         except BaseException:
             await connector.close()
             raise
         self._used = route
         return control
 
-    async def _converse(self, connector: Connector, login_s: float) -> Control:
+    async def _converse(
+        self, connector: Connector, route: Route, proof: tuple[str, int], login_s: float
+    ) -> Control:
         cfg = self.cfg
         endpoint, early = await connector.open()
-        conn = MessageConn(endpoint, early=early)
+        version = load_version(cfg.transport.wire_protocol)
+        conn = MessageConn(endpoint, early=early, version=version)
         try:
-            key, timestamp = self._auth.login_fields(time.time())
-            conn.write(
+            hello = () if version is V1 else (_hello(route),)
+            key, timestamp = proof
+            conn.begin(
+                *hello,
                 Login(
                     version=FRP_VERSION,
                     os=platform.system().lower(),
@@ -254,10 +273,12 @@ class Client:
                     client_id=cfg.client_id,
                     metas=dict(cfg.metadatas),
                     pool_count=cfg.transport.pool_count,
-                )
+                ),
             )
             try:
                 async with asyncio.timeout(login_s):
+                    for ours in hello:
+                        await hear_hello(conn, ours)
                     answer = await conn.read()
             except TimeoutError:
                 raise HandshakeError(
@@ -265,17 +286,19 @@ class Client:
                     "do transport.tcpMux and transport.tls agree on both sides?",
                     unanswered=True,
                 ) from None
+            except RefusedError as exc:
+                raise HandshakeError(f"the server refused our hello: {exc}") from exc
             except (LinkError, WireError) as exc:
                 raise HandshakeError(
-                    f"{exc} before the login was answered; do transport.tcpMux and "
-                    "transport.tls agree on both sides, and is this the server's bindPort?",
+                    f"{exc} before the login was answered; {_doubts(conn)}",
                     unanswered=isinstance(exc, LinkError),
                 ) from exc
             if not isinstance(answer, LoginResp):
                 raise HandshakeError(f"the server answered the login with {type(answer).__name__}")
             if answer.error:
                 self.log.error(answer.error)
-                raise AuthError(answer.error)
+                self._auth.refused()
+                raise LoginRefused(answer.error)
         except BaseException:
             conn.abort()
             raise
@@ -283,8 +306,7 @@ class Client:
         self.log.bind(run_id=answer.run_id).info(
             f"login to server success, get run id [{answer.run_id}]"
         )
-        secret = derive_key(cfg.auth.token)
-        conn.secure(Encryptor(secret).encrypt, Decryptor(secret).decrypt)
+        encrypt_control(conn, cfg.auth.token, server=False)
         return Control(
             conn,
             connector,
@@ -302,6 +324,28 @@ class Client:
                 quic_idle_s=float(cfg.transport.quic.max_idle_timeout),
             ),
         )
+
+
+def _hello(route: Route) -> Hello:
+    return client_hello(
+        transport=route.protocol,
+        tls=route.tls is not None or route.protocol == "quic",
+        tcp_mux=route.tcp_mux,
+    )
+
+
+def _doubts(conn: MessageConn) -> str:
+    """What may be wrong where a server closes instead of answering."""
+    doubts = (
+        "do transport.tcpMux and transport.tls agree on both sides, and is this the server's "
+        "bindPort?"
+    )
+    if conn.version is V1 or conn.agreement is not None:
+        return doubts
+    return (
+        "the server does not speak wire protocol v2 (frp before 0.69?): set "
+        f'transport.wireProtocol = "v1"; if it does, {doubts}'
+    )
 
 
 def _interval(transport: ClientTransport) -> float:

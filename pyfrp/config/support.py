@@ -43,8 +43,6 @@ def _other_than(*values: str) -> Callable[[Any], bool]:
     return lambda value: value not in values
 
 
-_TOKEN_FILE = 'write the token into a file and use auth.tokenSource.type = "file"'
-
 _QUIC_PACKAGE = 'add the package aioquic (pip install "pyfrp-tunnel[quic]")'
 _HERE = "this installation"
 
@@ -54,14 +52,11 @@ def _no_quic() -> bool:
 
 
 _COMMON = (
-    _Missing("auth.method", 'use "token"', _other_than("token"), shows=True),
-    _Missing("auth.tokenSource.type", _TOKEN_FILE, lambda value: value == "exec", shows=True),
     _Missing("webServer.port", "remove it; logs tell what the dashboard would", lambda v: v > 0),
 )
 
 _SERVER = (
     *_COMMON,
-    _Missing("kcpBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
     _Missing(
         "quicBindPort",
         _QUIC_PACKAGE + ', or remove it and let clients use transport.protocol = "tcp"',
@@ -75,13 +70,6 @@ _SERVER = (
 
 _CLIENT = (
     *_COMMON,
-    _Missing("clientID", "remove it; `user` tells clients apart"),
-    _Missing(
-        "transport.protocol",
-        'use "tcp", "websocket" or "wss"',
-        _other_than("tcp", "websocket", "wss", "quic", "auto"),
-        shows=True,
-    ),
     _Missing(
         "transport.protocol",
         _QUIC_PACKAGE + ', or use "tcp"',
@@ -89,7 +77,6 @@ _CLIENT = (
         shows=True,
         where=_HERE,
     ),
-    _Missing("transport.wireProtocol", 'use "v1"', _other_than("v1"), shows=True),
     _Missing("virtualNet.address", "remove it"),
     _Missing("store.path", "remove it and keep the proxies in this file, or use includes"),
 )

@@ -86,7 +86,7 @@ class KcpTunnel:
 
         def read(data: bytes, source: tuple[str, int]) -> None:
             if not hole.on_knock(data):
-                link.datagram_received(data)
+                link.datagrams_received((data,))
 
         outlet.reader = read
         outlet.on_error = link.error_received

@@ -101,7 +101,7 @@ def server_context(
     else:
         _load_generated(context, state_dir or default_state_dir(), keep_as, keys)
     if trusted_ca_file:
-        _load_ca(context, trusted_ca_file)
+        context.lifetimes += (_load_ca(context, trusted_ca_file),)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -127,7 +127,7 @@ def client_context(
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     if trusted_ca_file:
-        _load_ca(context, trusted_ca_file)
+        context.lifetimes += (_load_ca(context, trusted_ca_file),)
         context.verify_mode = ssl.CERT_REQUIRED
         context.check_hostname = True
         context.hostname_checks_common_name = False
@@ -142,6 +142,26 @@ def client_context(
             "transport.tls.serverName to the name in the server's certificate",
             key="transport.tls.serverName",
         ) from exc
+    return context
+
+
+def trusting_context(ca_file: str, key: str) -> ssl.SSLContext:
+    """Make the context for a server that is no frp, such as an identity provider.
+
+    Args:
+        ca_file: PEM file of the authorities to trust instead of the system's; "" for no check.
+        key: Where the operator named it, for messages.
+
+    Raises:
+        ConfigError: The file is missing, unreadable, no PEM, or expired.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file:
+        _load_ca(context, ca_file, key)
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     return context
 
 
@@ -220,22 +240,22 @@ def _load_pair(context: LinkContext, cert_file: str, key_file: str, keys: PairKe
     return fingerprint(leaf)
 
 
-def _load_ca(context: LinkContext, ca_file: str) -> None:
-    certificates = _certificates(ca_file, "trusted CA", _CA_KEY)
+def _load_ca(context: ssl.SSLContext, ca_file: str, key: str = _CA_KEY) -> Lifetime:
+    certificates = _certificates(ca_file, "trusted CA", key)
     # Several are there for the time of a change; the last one must not end.
-    ends = max(_ends(certificate, ca_file, _CA_KEY) for certificate in certificates)
-    lifetime = Lifetime(f"the certificate in {ca_file} ({_CA_KEY})", ends)
+    ends = max(_ends(certificate, ca_file, key) for certificate in certificates)
+    lifetime = Lifetime(f"the certificate in {ca_file} ({key})", ends)
     if ends < time.time():  # Unlike an own one: with it, nobody could ever be let in.
-        raise ConfigError(lifetime.warning(time.time()), path=ca_file, key=_CA_KEY)
-    context.lifetimes += (lifetime,)
+        raise ConfigError(lifetime.warning(time.time()), path=ca_file, key=key)
     try:
         context.load_verify_locations(cadata=b"".join(certificates))
     except ssl.SSLError as exc:
         raise ConfigError(
-            f"the trusted CA file cannot be used: {exc.reason or exc}", path=ca_file, key=_CA_KEY
+            f"the trusted CA file cannot be used: {exc.reason or exc}", path=ca_file, key=key
         ) from exc
     # Go trusts whatever is in the file: also an intermediate, or a server's own certificate.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return lifetime
 
 
 def _read(path: str, what: str, key: str) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from pyfrp.errors import DialError, LookupFailed
 from pyfrp.net.endpoint import Endpoint, format_address, tune
@@ -16,9 +16,11 @@ from pyfrp.net.sockets import bound_unsent, explain, is_numeric, set_keepalive
 # An address that does not answer holds up the next one no longer than this: a network that swallows
 # one family is met again at every dial. Go's dialler waits as long (`net/dial.go`, fallbackDelay).
 STAGGER_S = 0.3
-# For who tries addresses in turn, as over UDP, where only silence tells: none gets less than this
-# of the time left, as with Go's dialler (partialDeadline): less is of no use on a slow network.
+# Where addresses are tried one after the other, none gets less than this of the time that is left:
+# less is of no use on a slow network. Source: Go `net/dial.go`, partialDeadline.
 LEAST_SHARE_S = 2.0
+
+T = TypeVar("T")
 
 Lookup: TypeAlias = Callable[[str], Awaitable[list[str]]]
 """Finds the addresses of a name, the ones to try first in front. Raises LookupFailed."""
@@ -59,6 +61,46 @@ async def resolve(host: str, port: int) -> list[tuple[str, int]]:
     return list(dict.fromkeys((str(item[4][0]), int(item[4][1])) for item in found))
 
 
+async def _resolve_within(timeout_s: float, host: str, port: int) -> list[tuple[str, int]]:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await resolve(host, port)
+    except TimeoutError:
+        raise LookupFailed(
+            f"lookup {host}: no answer of the resolver within {timeout_s:g} s"
+        ) from None
+
+
+async def first_that_answers(
+    host: str,
+    port: int,
+    timeout_s: float,
+    ask: Callable[[tuple[str, int], float], Awaitable[T]],
+) -> T:
+    """Ask the addresses of `host` one after the other, under one deadline for all: for UDP.
+
+    Args:
+        ask: Asks one, with so many seconds for the answer; a DialError goes on to the next.
+
+    Raises:
+        DialError: naming every address and what happened there.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + timeout_s
+    addresses = await _resolve_within(timeout_s, host, port)
+    failures: list[str] = []
+    for tried, address in enumerate(addresses):
+        left = deadline - clock()
+        if left <= 0:
+            break
+        share_s = min(left, max(left / (len(addresses) - tried), LEAST_SHARE_S))
+        try:
+            return await ask(address, share_s)
+        except DialError as exc:
+            failures.append(f"{format_address(address)}: {exc}")
+    raise DialError("; ".join(failures) or f"{host}: no address")
+
+
 async def dial_tcp(
     host: str,
     port: int,
@@ -83,13 +125,7 @@ async def dial_tcp(
         DialError: naming every address and what happened there.
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
-    try:
-        async with asyncio.timeout_at(deadline):
-            addresses = await resolve(host, port)
-    except TimeoutError:
-        raise LookupFailed(
-            f"lookup {host}: no answer of the resolver within {timeout_s:g} s"
-        ) from None
+    addresses = await _resolve_within(timeout_s, host, port)
     if local_ip:
         addresses = _of_family(addresses, local_ip, host)
     attempt = _Attempt((local_ip, 0) if local_ip else None, deadline, timeout_s)

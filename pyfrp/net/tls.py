@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyfrp.errors import CertificateError, HandshakeError
-from pyfrp.net.endpoint import Endpoint
+from pyfrp.net.endpoint import Endpoint, Pieces, ViewReader
 from pyfrp.net.peercert import issuer_of, shown_certificate
 
 RECORD = 16 * 1024  # The most plaintext a TLS record holds (RFC 8446, 5.1).
@@ -58,7 +58,7 @@ class TlsEndpoint(asyncio.BufferedProtocol):
         self._tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
         )
-        self._protocol: asyncio.BaseProtocol = asyncio.Protocol()
+        self.set_protocol(asyncio.Protocol())
         self._paused = False
         self._ended = False
         self._closing = False
@@ -79,12 +79,26 @@ class TlsEndpoint(asyncio.BufferedProtocol):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
+        self._read = protocol.data_received  # type: ignore[attr-defined]  # readers of bytes
+        self._lends = isinstance(protocol, ViewReader)
 
     def write(self, data: bytes) -> None:
         if self._closing:
             return
         try:
             self._tls.write(data)
+        except ssl.SSLError as exc:
+            self._fail(HandshakeError(f"TLS failed: {exc.reason or exc}"))
+            return
+        self._link.write(self._outgoing.read())
+
+    def writelines(self, pieces: Pieces) -> None:
+        """Write pieces in turn, each in records of its own; they leave together."""
+        if self._closing:
+            return
+        try:
+            for piece in pieces:
+                self._tls.write(piece)
         except ssl.SSLError as exc:
             self._fail(HandshakeError(f"TLS failed: {exc.reason or exc}"))
             return
@@ -229,8 +243,8 @@ class TlsEndpoint(asyncio.BufferedProtocol):
                     break
                 if incoming.pending:
                     size = self._read_rest(size)
-                data = _plain[:size].tobytes()
-                self._protocol.data_received(data)  # type: ignore[attr-defined]  # readers of bytes
+                data = _plain[:size]
+                self._read(data if self._lends and size > RECORD else data.tobytes())
         except ssl.SSLWantReadError:
             pass  # The rest of a record is on its way.
         except ssl.SSLError as exc:

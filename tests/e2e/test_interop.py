@@ -23,6 +23,7 @@ from tests.support.http import calling, request
 from tests.support.office import office
 from tests.support.ports import free_port
 from tests.support.processes import (
+    KINDS,
     Config,
     Kind,
     Tunnel,
@@ -42,7 +43,6 @@ TLS: dict[str, Config] = {
     "tls-on": {"enable": True, "disableCustomTLSFirstByte": True},
     "tls-0x17": {"enable": True, "disableCustomTLSFirstByte": False},
 }
-KINDS: tuple[Kind, ...] = ("ours", "official")
 EVENTS = 8
 MEGABYTE = len(BLOCK)
 BLOCK_HASH = hashlib.sha256(BLOCK).hexdigest()

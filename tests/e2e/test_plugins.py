@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,40 +14,24 @@ import pytest_asyncio
 from tests.support import leaks
 from tests.support.backends import Exchange, HttpBackend
 from tests.support.http import Caller, calling, request
-from tests.support.ports import free_port
-from tests.support.processes import Config, Kind, Tunnel, require_official, tcp_proxy, tunnel
+from tests.support.plugins import PluginScene
+from tests.support.processes import PAIRS, require_official, tunnel
 from tests.support.services import BLOCK, EchoBackend, running
 from tests.support.waiting import all_of
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
-PAIRS: list[tuple[Kind, Kind]] = [("ours", "ours"), ("official", "ours"), ("ours", "official")]
-
 
 @dataclass
-class Scene:
-    """A running pair whose client has every plugin, each behind a port."""
+class Scene(PluginScene):
+    """The services behind the plugins that are no reverse proxies."""
 
-    kinds: tuple[Kind, Kind]
     echo: EchoBackend
     http: HttpBackend
     files: Path
-    ports: dict[str, int] = field(default_factory=dict)
-    pair: Tunnel | None = None
-
-    def proxies(self, **plugins: Config) -> list[Config]:
-        found = []
-        for number, (name, options) in enumerate(plugins.items()):
-            self.ports[name] = free_port()
-            # Plugins get the payload as it was before encryption and compression.
-            transport = {"useEncryption": number % 2 == 1, "useCompression": number % 3 == 1}
-            found.append(tcp_proxy(name, 0, self.ports[name], plugin=options, transport=transport))
-        return found
 
 
-@pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=PAIRS, ids=["-".join(pair) for pair in PAIRS]
-)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=PAIRS, ids="-".join)
 async def scene(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,

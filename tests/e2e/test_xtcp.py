@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -156,6 +157,38 @@ async def test_users_of_a_visitor_reach_the_service_past_the_server(
             ):
                 await m.guest.logged(words)
         await m.owner.server.logged(r"(?s)(report make hole success: true, mode 0, index \d.*?){2}")
+
+
+@pytest.mark.parametrize(
+    "kinds", [("ours", "ours", "ours"), ("official", "official", "ours")], ids="-".join
+)
+async def test_the_owner_alone_keeps_a_limit(
+    kinds: tuple[Kind, Kind, Kind], tmp_path: Path
+) -> None:
+    """The bytes never come to a server that is asked to keep it, ours or frp's."""
+    rate, size = 256 * 1024, 192 * 1024
+    modes = ("client", "server")
+    proxies, visitors = [], []
+    for mode in modes:
+        limit = {"bandwidthLimit": "256KB", "bandwidthLimitMode": mode}
+        proxies.append(proxy(mode, 1, allowUsers=["*"], transport=limit))
+        visitors.append(visitor(f"v-{mode}", mode, protocol="kcp"))
+    async with (
+        StunServer() as stun,
+        meeting(tmp_path, proxies, visitors, kinds=kinds, stun=stun.address) as m,
+    ):
+
+        async def took(mode: str) -> float:
+            async with m.at(f"v-{mode}") as user:
+                await _echoed(user, b"?")
+                began = time.monotonic()
+                await _echoed(user, BLOCK[:size])
+                return time.monotonic() - began
+
+        kept, free = await all_of(map(took, modes), limit_s=40)
+        # Both ways; the first second's bytes are free.
+        assert kept >= (2 * size - rate) / rate * 0.95
+        assert free < kept
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,7 @@ def _guarded(decode: Callable[[bytes], Any]) -> Callable[[bytes, random.Random],
     return run
 
 
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+WEBSOCKET_KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 MOST_HELD = 14 + 125
 """What a decoder of frames may keep: a head, or most of a control frame."""
 
@@ -322,7 +322,7 @@ MOST_HELD = 14 + 125
 def _websocket_answer(data: bytes, rng: random.Random) -> Behaviour:
     """An answer to a handshake of ours is taken, or turned down in one printable line."""
     try:
-        websocket.check_response(data, KEY)
+        websocket.check_response(data, WEBSOCKET_KEY)
         return "taken"
     except HandshakeError as exc:
         text = str(exc)
@@ -474,7 +474,7 @@ TARGETS = [
         "websocket-answer",
         _websocket_answer,
         [
-            websocket.encode_response(KEY),
+            websocket.encode_response(WEBSOCKET_KEY),
             websocket.encode_refusal(403, "no"),
             b"HTTP/1.1 302 Found\r\nLocation: https://login.test/\r\nVia: 1.1 proxy\r\n\r\n",
             b"\x15\x03\x03\x00\x02\x02\x70",

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING
 from pyfrp.client.connector import Connector, OnError
 from pyfrp.client.route import Route
 from pyfrp.client.transports.steps import check_certificate
-from pyfrp.errors import CertificateError, DialError, HandshakeError, LinkError, PeerClosed
+from pyfrp.errors import (
+    CertificateError,
+    DialError,
+    HandshakeError,
+    LinkError,
+    LookupFailed,
+    PeerClosed,
+)
 from pyfrp.net.datagrams import connect_udp
-from pyfrp.net.dial import LEAST_SHARE_S, resolve
+from pyfrp.net.dial import first_that_answers
 from pyfrp.net.endpoint import Endpoint, format_address
 from pyfrp.net.sockets import explain
 
@@ -34,6 +41,9 @@ class QuicConnector:
 
     def heard(self) -> float:
         return self._session.heard()
+
+    async def settle(self) -> None:
+        pass
 
     async def close(self) -> None:
         self._session.close(PeerClosed("the session ended"))
@@ -64,26 +74,9 @@ async def connect(route: Route, on_error: OnError) -> Connector:
         keepalive_s=options.keepalive_s,
         idle_s=options.idle_s,
     )
-    clock = asyncio.get_running_loop().time
-    deadline = clock() + route.dial_timeout_s
-    try:
-        async with asyncio.timeout_at(deadline):
-            addresses = await resolve(route.host, route.port)
-    except TimeoutError:
-        raise DialError(
-            f"lookup {route.host}: no answer of the resolver within {route.dial_timeout_s:g} s"
-        ) from None
-    failures: list[str] = []
-    for tried, address in enumerate(addresses):
-        left = deadline - clock()
-        if left <= 0:
-            break
-        share = min(left, max(left / (len(addresses) - tried), LEAST_SHARE_S))
-        try:
-            session = await _dial(address, setup, share, on_error)
-        except DialError as exc:
-            failures.append(f"{format_address(address)}: {exc}")
-            continue
+
+    async def ask(address: tuple[str, int], limit_s: float) -> QuicConnector:
+        session = await _dial(address, setup, limit_s, on_error)
         try:
             # aioquic insists on a certificate of the server's, so there is one.
             check_certificate(route, session.connection.shown[0].public_bytes(Encoding.DER))
@@ -91,7 +84,13 @@ async def connect(route: Route, on_error: OnError) -> Connector:
             session.close(PeerClosed(str(exc)))
             raise
         return QuicConnector(session)
-    raise DialError(f"dial quic {'; '.join(failures) or f'{route.host}: no address'}")
+
+    try:
+        return await first_that_answers(route.host, route.port, route.dial_timeout_s, ask)
+    except LookupFailed:
+        raise
+    except DialError as exc:
+        raise DialError(f"dial quic {exc}", exc.errno) from None
 
 
 async def _dial(

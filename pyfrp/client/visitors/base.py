@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyfrp.nathole.options import PeerOptions
     from pyfrp.net.bridge import Bridge, Carried
     from pyfrp.net.conn import MessageConn
+    from pyfrp.wire.version import Version
 
 ANSWER_S = 10.0  # For NewVisitorConnResp (frp `client/visitor/stcp.go`).
 
@@ -35,6 +36,7 @@ class Session(Protocol):
     """What a visitor may use of a login at the server."""
 
     run_id: str
+    version: Version
     bridges: dict[Carried, None]
     peer_options: PeerOptions
 

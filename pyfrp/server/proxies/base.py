@@ -15,7 +15,6 @@ from pyfrp.server.ports import PortManager
 from pyfrp.server.visitors import VisitorManager
 from pyfrp.server.workpool import WorkPool
 from pyfrp.wire.cfb import derive_key
-from pyfrp.wire.framing import encode
 from pyfrp.wire.messages import NewProxy, StartWorkConn
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ class ServerProxy:
         while endpoint.is_closing():  # It ended between the pool and here.
             endpoint = await self._pool.take()
         endpoint.write(
-            encode(
+            self._pool.version.encode(
                 StartWorkConn(
                     proxy_name=self.name,
                     src_addr=source[0],

@@ -17,6 +17,7 @@ from pyfrp.errors import (
     ConfigError,
     DialError,
     HandshakeError,
+    LoginRefused,
     LookupFailed,
     ProxyError,
 )
@@ -104,14 +105,22 @@ async def test_another_port_or_a_proxy_is_another_connection():
 
 
 async def test_a_refused_login_is_an_answer():
-    ladder, net = ladder_of(), Net(tcp=CUT, wss=AuthError("token in login doesn't match"))
-    with pytest.raises(AuthError):
+    ladder, net = ladder_of(), Net(tcp=CUT, wss=LoginRefused("token in login doesn't match"))
+    with pytest.raises(LoginRefused):
         await ladder.climb(net.attempt)
     assert net.ways == ["tcp", "wss"]
     assert said(ladder).startswith("connected by wss; failed before: tcp: ")
-    with pytest.raises(AuthError):
+    with pytest.raises(LoginRefused):
         await ladder.climb(net.attempt)
     assert net.ways == ["tcp", "wss", "wss"]
+
+
+async def test_who_has_nothing_to_log_in_with_learns_nothing_of_ways():
+    ladder, net = ladder_of(), Net(tcp=AuthError("couldn't acquire OIDC token"))
+    with pytest.raises(AuthError):
+        await ladder.climb(net.attempt)
+    assert net.ways == ["tcp"]
+    assert ladder.log.events() == []
 
 
 async def test_what_worked_is_tried_first_and_the_others_only_in_passing():

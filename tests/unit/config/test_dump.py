@@ -27,7 +27,7 @@ WORDS: dict[str, list[Any]] = {
     "transport.auto.ladder": [["tcp"], ["wss:443", "websocket+proxy"]],
     "transport.tls.pinnedSHA256": [[]],
     "transport.connectServerLocalIP": ["", "127.0.0.1"],
-    "transport.proxyURL": ["", "http://user:pass@proxy.test:3128"],
+    "transport.proxyURL": ["", "http://user:word@proxy.example:3128", "socks5://[::1]:1080"],
     "dnsServer": ["", "192.0.2.53", "[::1]:5353"],
     "transport.wireProtocol": ["v1", "v2"],
     "transport.bandwidthLimit": ["", "5MB"],

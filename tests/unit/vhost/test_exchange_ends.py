@@ -10,7 +10,7 @@ import pytest
 
 from pyfrp.errors import IdleTimeout
 from pyfrp.vhost.departure import LOOK_S, LOOKS, PROBE
-from pyfrp.vhost.exchange import HEAD_S, LINGER_S, READ_AHEAD
+from pyfrp.vhost.stages import HEAD_S, LINGER_S, READ_AHEAD
 from tests.support.waiting import within
 from tests.unit.vhost.scene import (
     CHUNKED,
