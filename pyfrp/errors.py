@@ -91,6 +91,10 @@ class AuthError(PyfrpError):
     """A peer's credentials were refused; the text is what frp sends."""
 
 
+class LoginRefused(AuthError):
+    """The server's answer to our login is no."""
+
+
 class LinkError(PyfrpError):
     """A connection could not be made or did not last."""
 

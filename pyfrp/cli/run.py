@@ -109,7 +109,7 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
         await client.run()
     except LoginFailed as exc:
         print(
-            f"login to the server failed: {logging.clean(str(exc), 1000)}. "
+            f"login to the server failed: {logging.clean(str(exc), 4000)}. "
             "With loginFailExit enabled, no additional retries will be attempted",
             flush=True,
         )

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from errno import ECONNREFUSED
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyfrp.client.route import Route, make_proxy
+from pyfrp.client.route import Route, make_proxy, through
 from pyfrp.client.transports import TRANSPORTS
 from pyfrp.config.outproxy import proxy_from_environment
 from pyfrp.config.outward import PROXIED, Rung, parse_rung
@@ -25,6 +25,7 @@ from pyfrp.errors import (
     DialError,
     HandshakeError,
     LinkError,
+    LoginRefused,
     LookupFailed,
     ProxyError,
     PyfrpError,
@@ -38,6 +39,10 @@ T = TypeVar("T")
 
 LOOK_S = 2.0  # For each step of another way, once one has worked: they are looked at in passing.
 BETTER_AFTER_S = 3600.0  # After so long on a lower rung the higher ones are tried first again.
+# Some proxies let everything through and cut it soon after. A way on which so many sessions in a
+# row were so short is tried last the next time.
+SHORT_S = 60.0
+SHORT_SESSIONS = 3
 
 _UNNAMED = (
     "no proxy is named for this server, neither by transport.proxyURL nor by HTTPS_PROXY, "
@@ -62,11 +67,13 @@ class Way:
     missing: str = ""
 
     def __str__(self) -> str:
-        text = str(self.rung._replace(proxied=False))
-        if self.route is None:
-            return str(self.rung)
-        proxy = self.route.proxy
-        return text if proxy is None else f"{text} through {proxy.scheme}://{proxy.place}"
+        return _named([self])
+
+    @property
+    def through(self) -> str:
+        """Behind its name; "" for a direct way."""
+        proxy = None if self.route is None else self.route.proxy
+        return "" if proxy is None else f" through {proxy.scheme}://{proxy.place}"
 
     @property
     def beginning(self) -> tuple[object, ...]:
@@ -84,7 +91,7 @@ class _Failure:
     cause: PyfrpError
 
     def __str__(self) -> str:
-        return f"{', '.join(str(way) for way in self.ways)}: {self.cause}"
+        return f"{_named(self.ways)}: {self.cause}"
 
 
 class Ladder:
@@ -110,6 +117,7 @@ class Ladder:
         self._worked: Way | None = None
         self._looked = 0.0  # When all ways were last tried from the top.
         self._vain = 0  # Rounds without a way, since one was found.
+        self._short = 0  # Short sessions in a row on the way that worked.
 
     async def climb(self, attempt: Callable[[Route, float], Awaitable[T]]) -> T:
         """Try the ways until a login is answered; says in the log which one it was and why.
@@ -120,7 +128,7 @@ class Ladder:
 
         Raises:
             NoWay: with what happened on each, and what to do.
-            AuthError: from `attempt`.
+            AuthError: from `attempt`; LoginRefused is one.
         """
         failures: list[_Failure] = []
         beginnings: dict[tuple[object, ...], _Failure] = {}
@@ -133,12 +141,13 @@ class Ladder:
                 continue
             try:
                 result = await self._go(way.route, attempt, patience_s)
-            except AuthError:
+            except LoginRefused:
                 self._found(way, failures)
                 raise
+            except AuthError:
+                raise  # There is nothing to log in with, by whichever way.
             except PyfrpError as exc:
-                failure = _Failure([way], exc)
-                failures.append(failure)
+                failure = _note(failures, way, exc)
                 if isinstance(exc, DialError):
                     beginnings[way.beginning] = failure
             else:
@@ -147,6 +156,10 @@ class Ladder:
         self._vain += 1
         raise NoWay(self._dead_end(failures))
 
+    def ended(self, lasted_s: float) -> None:
+        """A session on the way that worked is over."""
+        self._short = self._short + 1 if lasted_s < SHORT_S else 0
+
     def _plan(self) -> Iterable[tuple[Way, float]]:
         """The ways in the order to try them, each with the seconds for a step of it."""
         growth = 2.0 ** min(self._vain, 10)
@@ -154,6 +167,10 @@ class Ladder:
         worked = self._worked
         if worked is None:
             return [(way, full_s) for way in self._ways]
+        if self._short >= SHORT_SESSIONS:
+            self._short = 0
+            at = self._ways.index(worked) + 1
+            return [(way, full_s) for way in (*self._ways[at:], *self._ways[:at])]
         look_s = min(LOOK_S * growth, full_s)
         now = asyncio.get_running_loop().time()
         if worked is not self._ways[0] and now - self._looked > BETTER_AFTER_S:
@@ -176,12 +193,13 @@ class Ladder:
             ) from None
 
     def _found(self, way: Way, failures: list[_Failure]) -> None:
-        if self._worked is None or self._worked is not way:
+        if self._worked is not way:
             self._looked = asyncio.get_running_loop().time()
+            self._short = 0
         self._worked = way
         self._vain = 0
-        before = "; ".join(str(failure) for failure in failures)
-        self.log.info(f"connected by {way}{f'; failed before: {before}' if before else ''}")
+        before = f"; failed before: {_listed(failures)}" if failures else ""
+        self.log.info(f"connected by {way}{before}")
 
     def _dead_end(self, failures: list[_Failure]) -> str:
         """What to tell when nothing worked."""
@@ -189,12 +207,39 @@ class Ladder:
         for way in self._ways:
             if way.route is None:
                 missing.setdefault(way.missing, []).append(way)
-        texts = [str(failure) for failure in failures]
-        for reason, ways in missing.items():
-            texts.append(f"{', '.join(str(way) for way in ways)}: {reason}")
+        texts = [*failures, *(f"{_named(ways)}: {reason}" for reason, ways in missing.items())]
         host, port = self._base.host, self._base.port
         step = next_step(host, port, [failure.cause for failure in failures])
-        return f"no way to {host}:{port} was found: {'; '.join(texts)}. Next step: {step}"
+        return f"no way to {host}:{port} was found: {_listed(texts)}; next step: {step}"
+
+
+def _named(ways: Iterable[Way]) -> str:
+    """Ways in a row: `tcp, wss, websocket, tcp through http://proxy:3128`."""
+    runs: list[tuple[str, list[str]]] = []
+    for way in ways:
+        rung = way.rung if way.route is None else way.rung._replace(proxied=False)
+        if runs and runs[-1][0] == way.through:
+            runs[-1][1].append(str(rung))
+        else:
+            runs.append((way.through, [str(rung)]))
+    return ", ".join(", ".join(rungs) + through for through, rungs in runs)
+
+
+def _listed(items: Sequence[object]) -> str:
+    """Sentences that may hold semicolons themselves, as one."""
+    if len(items) == 1:
+        return str(items[0])
+    return "; ".join(f"({number}) {item}" for number, item in enumerate(items, 1))
+
+
+def _note(failures: list[_Failure], way: Way, exc: PyfrpError) -> _Failure:
+    """Put a failure with the others, and ways that failed alike together."""
+    for failure in failures:
+        if str(failure.cause) == str(exc):
+            failure.ways.append(way)
+            return failure
+    failures.append(_Failure([way], exc))
+    return failures[-1]
 
 
 def next_step(host: str, port: int, causes: list[PyfrpError]) -> str:
@@ -241,13 +286,13 @@ def _ways(cfg: ClientConfig, base: Route, environ: Mapping[str, str]) -> list[Wa
         if rung.protocol not in TRANSPORTS:
             ways.append(Way(rung, None, f"{rung.protocol} is not in this release of pyfrp"))
             continue
-        route = replace(base, protocol=rung.protocol, port=port, proxy=None)
+        route = replace(base, protocol=rung.protocol, port=port)
         if rung.proxied:
             proxy, missing = proxies.find(port, secure=rung.protocol != "websocket")
             if proxy is None:
                 ways.append(Way(rung, None, missing))
                 continue
-            route = route.through(proxy)
+            route = through(route, proxy)
         ways.append(Way(rung, route))
     return ways
 

@@ -62,13 +62,6 @@ class Route:
     proxy: Proxy | None = None
     quic: QuicOptions = QuicOptions()
 
-    def through(self, proxy: Proxy) -> Route:
-        """This way, but by a proxy."""
-        ping_s = self.mux_keepalive_s
-        if ping_s == DEFAULT_PING_S:
-            ping_s = PROXIED_PING_S
-        return replace(self, proxy=proxy, mux_keepalive_s=ping_s)
-
 
 def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None = None) -> Route:
     """The way that a configuration names; with the protocol `auto`, what all ways share.
@@ -83,7 +76,6 @@ def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None
         context = client_context(
             tls.cert_file, tls.key_file, tls.trusted_ca_file, tls.server_name or cfg.server_addr
         )
-    proxy = _proxy(cfg)
     route = Route(
         host=cfg.server_addr,
         port=cfg.server_port,
@@ -106,7 +98,16 @@ def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None
             idle_s=float(transport.quic.max_idle_timeout),
         ),
     )
-    return route if proxy is None else route.through(proxy)
+    proxy = _proxy(cfg)
+    return route if proxy is None else through(route, proxy)
+
+
+def through(route: Route, proxy: Proxy) -> Route:
+    """The same way, but through a proxy."""
+    ping_s = route.mux_keepalive_s
+    if ping_s == DEFAULT_PING_S:
+        ping_s = PROXIED_PING_S
+    return replace(route, proxy=proxy, mux_keepalive_s=ping_s)
 
 
 def _proxy(cfg: ClientConfig) -> Proxy | None:

@@ -22,9 +22,9 @@ from pyfrp.client.transports import connect
 from pyfrp.client.transports.proxied import blaming, idle_cut
 from pyfrp.config.names import wire_name
 from pyfrp.errors import (
-    AuthError,
     HandshakeError,
     LinkError,
+    LoginRefused,
     PyfrpError,
     RefusedError,
     WireError,
@@ -80,9 +80,10 @@ class Client:
         self._on_login = on_login
         self._auth = make_authenticator(cfg.auth)
         self._expiry = ExpiryWatch(self.log.warning)
-        self._route = self._taken = make_route(cfg, self._seen)
+        self._route = make_route(cfg, self._seen)
         if self._route.tls is not None:
             self._expiry.add(self._route.tls.lifetimes)
+        self._used = self._route
         self._ladder = self._make_ladder()
         self._proxies = [self._make(proxy) for proxy in cfg.proxies]
         self._visitors = self._make_visitors()
@@ -154,12 +155,15 @@ class Client:
             if self._visitors:
                 names = " ".join(visitor.name for visitor in self._visitors)
                 log.info(f"visitor added: [{names}]")
+            since = time.monotonic()
             cause = await control.run()
             self._control = None
+            if self._ladder is not None:
+                self._ladder.ended(time.monotonic() - since)
             if self._stopping.is_set():
                 return
             self.log.warning(f"session with the server ended: {cause}, connecting again")
-            idle = idle_cut(self._taken, cause, control.silent_s)
+            idle = idle_cut(self._used, cause, control.silent_s)
             if idle:
                 self.log.warning(idle)
             now = time.monotonic()
@@ -226,33 +230,35 @@ class Client:
 
     async def _try_login(self) -> Control:
         if self._ladder is not None:
+            # Whoever gives out what is shown may be slow, or away: no way is to blame for that.
+            await self._auth.login_fields(time.time())
             return await self._ladder.climb(self._attempt)
-        return await self._attempt(self._route, LOGIN_S)
+        with blaming(self._route):
+            return await self._attempt(self._route, LOGIN_S)
 
     async def _attempt(self, route: Route, login_s: float) -> Control:
         """Log in by one route, with so many seconds for the answer."""
         # Not on the connection's time: a server waits ten seconds for a login, and who gives out
         # what is shown may take as long.
         proof = await self._auth.login_fields(time.time())
-        with blaming(route):
-            connector = await connect(route, self.report)
-            try:
-                control = await self._converse(connector, proof, login_s)
-            except BaseException:
-                await connector.close()
-                raise
-        self._taken = route
+        connector = await connect(route, self.report)
+        try:
+            control = await self._converse(connector, route, proof, login_s)
+        except BaseException:
+            await connector.close()
+            raise
+        self._used = route
         return control
 
     async def _converse(
-        self, connector: Connector, proof: tuple[str, int], login_s: float
+        self, connector: Connector, route: Route, proof: tuple[str, int], login_s: float
     ) -> Control:
         cfg = self.cfg
         endpoint, early = await connector.open()
         version = load_version(cfg.transport.wire_protocol)
         conn = MessageConn(endpoint, early=early, version=version)
         try:
-            hello = () if version is V1 else (_hello(cfg.transport),)
+            hello = () if version is V1 else (_hello(route),)
             key, timestamp = proof
             conn.begin(
                 *hello,
@@ -292,7 +298,7 @@ class Client:
             if answer.error:
                 self.log.error(answer.error)
                 self._auth.refused()
-                raise AuthError(answer.error)
+                raise LoginRefused(answer.error)
         except BaseException:
             conn.abort()
             raise
@@ -320,11 +326,11 @@ class Client:
         )
 
 
-def _hello(transport: ClientTransport) -> Hello:
+def _hello(route: Route) -> Hello:
     return client_hello(
-        transport=transport.protocol,
-        tls=transport.tls.enable or transport.protocol in ("wss", "quic"),
-        tcp_mux=transport.tcp_mux,
+        transport=route.protocol,
+        tls=route.tls is not None or route.protocol == "quic",
+        tcp_mux=route.tcp_mux,
     )
 
 

@@ -154,6 +154,9 @@ def client_warnings(cfg: ClientConfig) -> Iterator[str]:
             f"transport.proxyURL is not used: {protocol} is UDP, which proxies do not carry; take "
             'transport.protocol = "wss", "websocket" or "tcp" to go through the proxy'
         )
+    auto = cfg.transport.auto
+    if cfg.transport.protocol != "auto" and auto != type(auto)():
+        yield f'transport.auto has no effect with transport.protocol = "{cfg.transport.protocol}"'
     if not 0 <= cfg.server_port <= 65535:
         yield f"serverPort {cfg.server_port} is not in the range 0..65535: no login can succeed"
     for proxy in cfg.proxies:

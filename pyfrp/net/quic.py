@@ -11,7 +11,6 @@ import hmac
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
-from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import (
     ConnectionIdIssued,
     ConnectionIdRetired,
@@ -25,7 +24,8 @@ from aioquic.quic.events import (
 
 from pyfrp.errors import HandshakeError, LinkError, PeerClosed
 from pyfrp.net import quic_tls
-from pyfrp.net.quic_stream import QuicStream, give_credit_on_reading
+from pyfrp.net.quic_connection import Connection
+from pyfrp.net.quic_stream import QuicStream
 from pyfrp.net.quic_tls import ALPN, DATAGRAM, WINDOW, Setup, Untrusted
 
 __all__ = ["DATAGRAM", "WINDOW", "Address", "Datagrams", "QuicSession", "QuicStream"]
@@ -75,7 +75,7 @@ class QuicSession:
         info: For `get_extra_info` of the streams.
         on_stream: Called with each stream that the peer opens, paused; None to refuse them.
         report: Called with an exception that escaped a stream's reader, and what it was.
-        connection: aioquic's part, where it is made already.
+        origin: For `Connection`, of a server whose first datagram was looked at already.
 
     Attributes:
         ended: Settled with the reason when the connection is gone.
@@ -91,7 +91,7 @@ class QuicSession:
         info: dict[str, Any],
         on_stream: Callable[[QuicStream], None] | None,
         report: Callable[[BaseException, str], None],
-        connection: Any = None,
+        origin: dict[str, Any] | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.info = info
@@ -106,23 +106,28 @@ class QuicSession:
         self._on_stream = on_stream
         self._streams: dict[int, QuicStream] = {}
         self._watched: set[QuicStream] = set()
+        self._fed: dict[QuicStream, None] = {}
         self._seen = 0  # Streams that the peer has opened.
         self._heard = self.loop.time()
         idle_s = setup.quic.idle_timeout
         self._keepalive_s = min(max(setup.keepalive_s, 1.0), idle_s / 2)
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._wake_at = 0.0
         self._pinger: asyncio.TimerHandle | None = None
         self._limit = self.loop.call_later(HANDSHAKE_S, self._too_slow)
-        # aioquic's types leave out what we need of its insides.
-        self.connection: Any = None
-        if connection is not None:
-            self._begin(connection)
-        elif self._client:
-            fresh = QuicConnection(configuration=setup.quic)
-            self._begin(fresh)
-            fresh.connect(peer, now=self.loop.time())
+        self._connection: Connection | None = None
+        if self._client or origin is not None:
+            self._connection = Connection(setup, self._streams, **origin or {})
+        if self._client:
+            self.connection.connect(peer, now=self.loop.time())
             self.flush()
+
+    @property
+    def connection(self) -> Connection:
+        """aioquic's part, once there is one."""
+        assert self._connection is not None
+        return self._connection
 
     async def ready(self) -> None:
         """Wait for the handshake.
@@ -151,14 +156,15 @@ class QuicSession:
         self.connection.send_stream_data(number, b"")
         stream = self._streams[number] = QuicStream(self, number)
         if announce:
-            stream.announce()
+            self.connection.announce(number)
+        self.schedule()
         return stream
 
     def close(self, cause: LinkError | None = None) -> None:
         """End the connection and every stream. What was written in this turn still goes out."""
         if self.ended.done():
             return
-        if self.connection is not None:
+        if self._connection is not None:
             self._transmit()
             self._hang_up(_NO_ERROR)
         self.lose(cause or PeerClosed("the tunnel was closed"))
@@ -179,7 +185,7 @@ class QuicSession:
 
     def datagram_received(self, data: bytes, source: Address | None = None) -> None:
         """Args: source: The sender, where that is not sure to be the peer's known address."""
-        if self.ended.done() or (self.connection is None and not self._accept(data)):
+        if self.ended.done() or (self._connection is None and not self._accept(data)):
             return
         if len(data) in RESET_SIZES and self._is_reset(data):
             self.lose(PeerClosed("the QUIC connection was lost: the peer has forgotten it"))
@@ -187,7 +193,6 @@ class QuicSession:
         self._heard = self.loop.time()
         self.answered = True
         self.connection.receive_datagram(data, source or self._peer, now=self._heard)
-        self._read_events()
         self.schedule()
 
     def error_received(self, exc: OSError) -> None:
@@ -201,38 +206,32 @@ class QuicSession:
         meant_for = first_of_client(data)
         if meant_for is None:
             return False
-        self._begin(
-            QuicConnection(
-                configuration=self._setup.quic,
-                original_destination_connection_id=meant_for,
-            )
+        self._connection = Connection(
+            self._setup, self._streams, original_destination_connection_id=meant_for
         )
         return True
 
     def _is_reset(self, data: bytes) -> bool:
         """Whether the peer, started anew, tells that it does not know us (RFC 9000, 10.3.1)."""
-        known = getattr(getattr(self.connection, "_peer_cid", None), "stateless_reset_token", b"")
+        known = self.connection.peers_token
         return bool(known) and not data[0] & 0x80 and hmac.compare_digest(data[-16:], known)
-
-    def _begin(self, connection: Any) -> None:
-        self.connection = connection
-        give_credit_on_reading(connection, self._streams)
-        if self._setup.trust is not None and not self._client:
-            _ask_for_certificate(connection)
 
     def _read_events(self) -> None:
         while (event := self.connection.next_event()) is not None and not self.ended.done():
             self._on_event(event)
+        # What came for a stream within a turn is one piece for its reader.
+        while self._fed:
+            self._fed.popitem()[0].deliver()
         # A stream may be opened by another frame than data, of which there is no event.
-        opened = getattr(getattr(self.connection, "_local_max_streams_bidi", None), "used", 0)
-        for index in range(self._seen, opened):
+        for index in range(self._seen, self.connection.opened):
             self._stream(index * 4 + int(self._client))
 
     def _on_event(self, event: QuicEvent) -> None:
         if isinstance(event, StreamDataReceived):
-            stream = self._stream(event.stream_id)
+            stream = self._streams.get(event.stream_id) or self._stream(event.stream_id)
             if stream is not None:
                 stream.received(event.data, ended=event.end_stream)
+                self._fed[stream] = None
         elif isinstance(event, StreamReset):
             stream = self._stream(event.stream_id)
             if stream is not None:
@@ -257,7 +256,7 @@ class QuicSession:
             return
         if self._setup.trust is not None:
             try:
-                self._setup.trust.check(_shown(self.connection))
+                self._setup.trust.check(self.connection.shown)
             except Untrusted as exc:
                 self._refuse(exc, exc.alert)
                 return
@@ -313,18 +312,26 @@ class QuicSession:
 
     def flush(self) -> None:
         self._flushing = False
-        if self.ended.done() or self.connection is None:
+        if self._connection is None:
+            return
+        self._read_events()
+        if self.ended.done():
             return
         self._transmit()
+        self._read_events()  # What was sent may have told the peer of connection ids.
         for stream in list(self._watched):
             if not stream.sent():
                 self._watched.discard(stream)
+        if self.ended.done():
+            return
         when = self.connection.get_timer()
         if self._timer is not None:
-            if when is not None and self._timer.when() <= when:
+            # Not the handle's own: uvloop's of a moment that has passed does not tell it.
+            if when is not None and self._wake_at <= when:
                 return  # It fires early enough, and is set again then.
             self._timer.cancel()
         self._timer = None if when is None else self.loop.call_at(when, self._wake)
+        self._wake_at = when or 0.0
 
     def _transmit(self) -> None:
         datagrams = self.connection.datagrams_to_send(now=self.loop.time())
@@ -334,7 +341,6 @@ class QuicSession:
     def _wake(self) -> None:
         self._timer = None
         self.connection.handle_timer(now=self.loop.time())
-        self._read_events()
         self.flush()
 
     def _ping(self) -> None:
@@ -344,7 +350,7 @@ class QuicSession:
 
     def _too_slow(self) -> None:
         cause = HandshakeError(f"no QUIC handshake within {HANDSHAKE_S:g} s")
-        if self.connection is not None:
+        if self._connection is not None:
             self._hang_up(_NO_ERROR)
         self.lose(cause)
 
@@ -382,23 +388,6 @@ def first_of_client(data: bytes) -> bytes | None:
         return None
     size = data[5]
     return data[6 : 6 + size] if 8 <= size <= 20 else None
-
-
-def _ask_for_certificate(connection: Any) -> None:
-    """Have a server ask its client for a certificate, which aioquic can but does not offer."""
-    initialize = connection._initialize
-
-    def ask(peer_cid: bytes) -> None:
-        initialize(peer_cid)
-        connection.tls._request_client_certificate = True
-
-    connection._initialize = ask
-
-
-def _shown(connection: Any) -> list[Any]:
-    """The certificates that the peer has shown, its own first; none if it has none."""
-    own = connection.tls._peer_certificate
-    return [] if own is None else [own, *connection.tls._peer_certificate_chain]
 
 
 def _words(event: ConnectionTerminated) -> str:

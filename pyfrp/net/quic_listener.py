@@ -14,9 +14,7 @@ import hmac
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
 
-from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import encode_quic_retry, encode_quic_version_negotiation
 from aioquic.quic.retry import QuicRetryTokenHandler
 
@@ -35,7 +33,7 @@ UNKNOWN_STREAMS = 8
 STREAMS_AHEAD = 1024
 # Resets in a second; each is smaller than what it answers.
 RESETS = 100
-_RESET_SIZE = 42
+_LEAST_RESET, _MOST_RESET = 21, 42
 _ID_SIZE = 8  # Of the connection ids that we choose.
 _TOKEN_SIZE = 16
 
@@ -115,7 +113,7 @@ class Listening:
             session = self._by_id.get(data[1 : 1 + _ID_SIZE])
             if session is not None:
                 session.datagram_received(data, source)
-            elif len(data) > _RESET_SIZE:
+            elif len(data) > _LEAST_RESET:
                 self._reset(data, source)
             return
         if len(data) < 7:
@@ -194,7 +192,9 @@ class Listening:
             self._resets, self._resets_until = 0, now + 1.0
         if self._resets < RESETS:
             self._resets += 1
-            noise = bytearray(os.urandom(_RESET_SIZE - _TOKEN_SIZE))
+            # Smaller than what it answers: two of us would go on for ever.
+            size = min(len(data) - 1, _MOST_RESET)
+            noise = bytearray(os.urandom(size - _TOKEN_SIZE))
             noise[0] = noise[0] & 0x3F | 0x40
             token = self.reset_token(data[1 : 1 + _ID_SIZE])
             self.send_many([(bytes(noise) + token, source)])
@@ -242,12 +242,6 @@ class ServedSession(QuicSession):
         self.ids: set[bytes] = set()
         self.known = False
         self._port = port
-        connection = _Connection(
-            port.reset_token,
-            configuration=port.setup.quic,
-            original_destination_connection_id=original,
-            retry_source_connection_id=retried,
-        )
         super().__init__(
             _Share(port),
             source,
@@ -255,17 +249,19 @@ class ServedSession(QuicSession):
             info={"peername": source, "sockname": port.address},
             on_stream=lambda stream: port.on_stream(self, stream),
             report=port.report,
-            connection=connection,
+            origin={
+                "token": port.reset_token,
+                "original_destination_connection_id": original,
+                "retry_source_connection_id": retried,
+            },
         )
-        _limit_streams(connection, UNKNOWN_STREAMS)
+        self.connection.begin_with_streams(UNKNOWN_STREAMS)
 
     def allow_streams(self) -> None:
         """The client has logged in; call it with every stream that it opens."""
-        limit = self.connection._local_max_streams_bidi
-        ended = limit.used - len(self._streams)
-        limit.value = max(
-            limit.value, min(limit.used + STREAMS_AHEAD, ended + self._port.max_streams)
-        )
+        opened = self.connection.opened
+        ended = opened - len(self._streams)
+        self.connection.allow_streams(min(opened + STREAMS_AHEAD, ended + self._port.max_streams))
 
     def established(self) -> None:
         self.known = True
@@ -290,24 +286,6 @@ class _Share:
         """It is for the others, too."""
 
 
-class _Connection(QuicConnection):
-    """aioquic's part, with tokens for a reset that are known after a start anew."""
-
-    def __init__(self, token: Callable[[bytes], bytes], **options: Any) -> None:
-        super().__init__(**options)
-        self._token_for = token
-        self._mark()
-
-    def _replenish_connection_ids(self) -> None:
-        super()._replenish_connection_ids()
-        self._mark()
-
-    def _mark(self) -> None:
-        # Those that were sent have theirs already, which is the same.
-        for known in self._host_cids:
-            known.stateless_reset_token = self._token_for(known.cid)
-
-
 def _names(data: bytes) -> tuple[bytes, bytes]:
     """The connection id of who sent a long packet, and the token of an initial one.
 
@@ -319,14 +297,6 @@ def _names(data: bytes) -> tuple[bytes, bytes]:
     width = 1 << (data[at] >> 6)
     size = int.from_bytes(data[at : at + width], "big") & (1 << (8 * width - 2)) - 1
     return reply_to, data[at + width : at + width + size]
-
-
-def _limit_streams(connection: Any, count: int) -> None:
-    for limit, value in (
-        (connection._local_max_streams_bidi, count),
-        (connection._local_max_streams_uni, 0),
-    ):
-        limit.value = limit.sent = value
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,6 +1,4 @@
-"""A stream of a QUIC connection as an endpoint, and the room that its reader gives the peer.
-
-Here is also what aioquic does not tell of its streams, and what it would decide otherwise.
+"""A stream of a QUIC connection as an endpoint.
 
 Source: frp `pkg/util/net/conn.go` (`QuicStreamToNetConn`): how streams end.
 """
@@ -11,7 +9,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from pyfrp.net.endpoint import HIGH_WATER, LOW_WATER
-from pyfrp.net.quic_tls import WINDOW
 
 if TYPE_CHECKING:
     from pyfrp.net.quic import QuicSession
@@ -76,7 +73,7 @@ class QuicStream:
         if self._closing:
             return
         self._holding = False
-        self._deliver()
+        self.deliver()
         self._session.schedule()  # There may be credit to give.
 
     def close(self) -> None:
@@ -111,24 +108,11 @@ class QuicStream:
 
     # -- what the session tells ----------------------------------------------------------------
 
-    def announce(self) -> None:
-        """Let the peer know of the stream although nothing is written yet.
-
-        A service may speak first. A new limit for what the peer may send opens the stream there
-        (RFC 9000, 3.1), in official peers too.
-        """
-        inner = self._inner()
-        if inner is not None:
-            inner.max_stream_data_local += 1
-        self._session.schedule()
-
     def received(self, data: bytes, *, ended: bool) -> None:
+        """Keep what came; `deliver` follows."""
         self._far_ended = self._far_ended or ended
-        if self._closing:
-            return
-        if data:
+        if data and not self._closing:
             self._held.append(data)
-        self._deliver()
 
     def was_reset(self) -> None:
         self._far_ended = True
@@ -148,10 +132,8 @@ class QuicStream:
         if self._full and self._unsent() <= LOW_WATER and not self._closing:
             self._full = False
             self._protocol.resume_writing()
-        if self._closing and not self._lost:
-            inner = self._inner()
-            if inner is None or inner.sender.is_finished:
-                self.lose(None)
+        if self._closing and self._session.connection.has_sent(self._number):
+            self.lose(None)
         return not self._lost and (self._full or self._closing)
 
     def lose(self, exc: Exception | None) -> None:
@@ -164,7 +146,8 @@ class QuicStream:
 
     # -- helpers -------------------------------------------------------------------------------
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
+        """Give the reader what there is for it, if it reads."""
         if self._holding or self._closing:
             return
         try:
@@ -190,13 +173,8 @@ class QuicStream:
             self._refused = True  # The peer has said so already; we have not read that far yet.
         self._session.schedule()
 
-    def _inner(self) -> Any:
-        """aioquic's own stream, for what it does not tell; None when it has ended both ways."""
-        return getattr(self._session.connection, "_streams", {}).get(self._number)
-
     def _unsent(self) -> int:
-        inner = self._inner()
-        return 0 if inner is None else max(0, self._written - inner.sender.highest_offset)
+        return self._session.connection.unsent(self._number, self._written)
 
     def _refuse(self) -> None:
         if not self._far_ended and not self._session.ended.done():
@@ -204,42 +182,3 @@ class QuicStream:
                 self._session.connection.stop_stream(self._number, _NO_ERROR)
             except ValueError:
                 pass  # It has ended both ways, and is forgotten.
-
-
-class _Window:
-    """A stream as `_write_stream_limits` looks at it, with nothing received that was not read.
-
-    aioquic doubles a limit whenever half of it has come, read or not: a slow reader would have
-    everything in memory.
-    """
-
-    class _Receiver:
-        highest_offset = 0
-
-    receiver = _Receiver()
-
-    def __init__(self, stream: Any) -> None:
-        object.__setattr__(self, "_stream", stream)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_stream"), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(object.__getattribute__(self, "_stream"), name, value)
-
-
-def give_credit_on_reading(connection: Any, streams: dict[int, QuicStream]) -> None:
-    """Let the peer send as much as was read and a window more, in steps of half a window."""
-    write = getattr(connection, "_write_stream_limits", None)
-    if write is None:
-        return  # Another version of aioquic: memory is not bounded, all else works.
-
-    def write_limits(builder: Any, space: Any, stream: Any) -> None:
-        ours = streams.get(stream.stream_id)
-        if ours is not None and stream.max_stream_data_local:
-            limit = ours.consumed + WINDOW
-            if limit - stream.max_stream_data_local >= WINDOW // 2:
-                stream.max_stream_data_local = limit
-        write(builder, space, _Window(stream))
-
-    connection._write_stream_limits = write_limits

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from pyfrp.client.connector import Connector, OnError
 from pyfrp.client.route import Route
-from pyfrp.errors import DialError, HandshakeError, LinkError, LookupFailed, PeerClosed
+from pyfrp.client.transports.steps import check_certificate
+from pyfrp.errors import (
+    CertificateError,
+    DialError,
+    HandshakeError,
+    LinkError,
+    LookupFailed,
+    PeerClosed,
+)
 from pyfrp.net.datagrams import connect_udp
 from pyfrp.net.dial import first_that_answers
 from pyfrp.net.endpoint import Endpoint, format_address
@@ -49,6 +57,8 @@ async def connect(route: Route, on_error: OnError) -> Connector:
         ConfigError: a certificate file that cannot be used for QUIC.
     """
     try:
+        from cryptography.hazmat.primitives.serialization import Encoding
+
         from pyfrp.net.quic_tls import client_setup
     except ImportError as exc:
         raise LinkError(
@@ -66,7 +76,14 @@ async def connect(route: Route, on_error: OnError) -> Connector:
     )
 
     async def ask(address: tuple[str, int], limit_s: float) -> QuicConnector:
-        return QuicConnector(await _dial(address, setup, limit_s, on_error))
+        session = await _dial(address, setup, limit_s, on_error)
+        try:
+            # aioquic insists on a certificate of the server's, so there is one.
+            check_certificate(route, session.connection.shown[0].public_bytes(Encoding.DER))
+        except CertificateError as exc:
+            session.close(PeerClosed(str(exc)))
+            raise
+        return QuicConnector(session)
 
     try:
         return await first_that_answers(route.host, route.port, route.dial_timeout_s, ask)

@@ -41,7 +41,7 @@ def shown_by(pair):
 async def server_with(pair):
     port = free_port()
     tls = {"certFile": pair[0], "keyFile": pair[1]}
-    async with serving(port, transport={"tls": tls}):
+    async with serving(port, transport={"tls": tls}, quicBindPort=port):
         yield port
 
 
@@ -52,7 +52,7 @@ async def failure(cfg):
         return str(caught.value)
 
 
-@pytest.mark.parametrize("protocol", ["tcp", "websocket", "wss"])
+@pytest.mark.parametrize("protocol", ["tcp", "websocket", "wss", "quic"])
 async def test_a_pinned_certificate_is_let_in(loop_kind, authority, protocol):
     pair = authority.pair("frps")
     pins = ["00" * 32, f"sha256:{fingerprint(shown_by(pair)).lower()}"]
@@ -63,7 +63,7 @@ async def test_a_pinned_certificate_is_let_in(loop_kind, authority, protocol):
 
 
 @pytest.mark.parametrize("mux", [True, False])
-@pytest.mark.parametrize("protocol", ["tcp", "websocket", "wss"])
+@pytest.mark.parametrize("protocol", ["tcp", "websocket", "wss", "quic"])
 async def test_another_certificate_is_refused_before_a_word_is_said(
     loop_kind, authority, quick, protocol, mux
 ):

@@ -17,6 +17,7 @@ from pyfrp.errors import (
     ConfigError,
     DialError,
     HandshakeError,
+    LoginRefused,
     LookupFailed,
     ProxyError,
 )
@@ -82,8 +83,8 @@ async def test_one_line_says_what_was_chosen_and_why_the_others_failed():
     assert await ladder.climb(net.attempt) == "wss_proxy"
     assert said(ladder) == (
         "connected by wss through http://proxy.test:3128; failed before: "
-        "tcp: dial tcp 203.0.113.7:7000: no answer within 5 s; "
-        "wss:443: the peer closed the connection during the TLS handshake"
+        "(1) tcp: dial tcp 203.0.113.7:7000: no answer within 5 s; "
+        "(2) wss:443: the peer closed the connection during the TLS handshake"
     )
     assert "secret" not in said(ladder)
 
@@ -93,7 +94,7 @@ async def test_ways_that_begin_with_the_same_connection_fail_together():
     net = Net(tcp=SILENT, tcp_proxy=CUT)
     assert await ladder.climb(net.attempt) == "wss_proxy"
     assert net.ways == ["tcp", "tcp_proxy", "wss_proxy"]
-    assert "failed before: tcp, wss, websocket: dial tcp" in said(ladder)
+    assert "failed before: (1) tcp, wss, websocket: dial tcp" in said(ladder)
 
 
 async def test_another_port_or_a_proxy_is_another_connection():
@@ -104,14 +105,22 @@ async def test_another_port_or_a_proxy_is_another_connection():
 
 
 async def test_a_refused_login_is_an_answer():
-    ladder, net = ladder_of(), Net(tcp=CUT, wss=AuthError("token in login doesn't match"))
-    with pytest.raises(AuthError):
+    ladder, net = ladder_of(), Net(tcp=CUT, wss=LoginRefused("token in login doesn't match"))
+    with pytest.raises(LoginRefused):
         await ladder.climb(net.attempt)
     assert net.ways == ["tcp", "wss"]
     assert said(ladder).startswith("connected by wss; failed before: tcp: ")
-    with pytest.raises(AuthError):
+    with pytest.raises(LoginRefused):
         await ladder.climb(net.attempt)
     assert net.ways == ["tcp", "wss", "wss"]
+
+
+async def test_who_has_nothing_to_log_in_with_learns_nothing_of_ways():
+    ladder, net = ladder_of(), Net(tcp=AuthError("couldn't acquire OIDC token"))
+    with pytest.raises(AuthError):
+        await ladder.climb(net.attempt)
+    assert net.ways == ["tcp"]
+    assert ladder.log.events() == []
 
 
 async def test_what_worked_is_tried_first_and_the_others_only_in_passing():
@@ -139,6 +148,28 @@ async def test_an_hour_later_better_ways_are_tried_in_passing_at_the_next_login(
     net.tried.clear()
     assert await ladder.climb(net.attempt) == "wss"
     assert net.tried == [("wss", 5.0)]
+
+
+async def test_a_way_on_which_sessions_are_short_is_tried_last():
+    ladder, net = ladder_of(proxy=PROXY), Net(tcp=SILENT)
+    assert await ladder.climb(net.attempt) == "tcp_proxy"
+    for lasted_s in (20.0, 70.0, 20.0, 20.0):
+        ladder.ended(lasted_s)
+        assert await ladder.climb(net.attempt) == "tcp_proxy"
+    net.tried.clear()
+    ladder.ended(20.0)
+    assert await ladder.climb(net.attempt) == "wss_proxy"
+    assert net.tried == [("wss_proxy", 5.0)]
+    # Where nothing else works it is taken all the same.
+    for _ in range(3):
+        ladder.ended(20.0)
+    net.failures = dict.fromkeys(("tcp", "websocket_proxy", "tcp_proxy"), CUT)
+    net.failures |= dict.fromkeys(("wss", "websocket"), CUT)
+    assert await ladder.climb(net.attempt) == "wss_proxy"
+    assert (
+        "failed before: websocket through http://proxy.test:3128, tcp, wss, websocket, tcp through"
+        in (said(ladder))
+    )
 
 
 async def test_the_patience_grows_while_nothing_works():
@@ -195,12 +226,12 @@ async def test_without_a_proxy_its_ways_are_left_out(environ):
         await ladder.climb(net.attempt)
     assert net.ways == ["tcp"]
     assert str(caught.value) == (
-        "no way to 203.0.113.7:7000 was found: tcp, wss, websocket: dial tcp 203.0.113.7:7000: no "
-        "answer within 5 s; tcp+proxy, wss+proxy, websocket+proxy: no proxy is named for this "
-        "server, neither by transport.proxyURL nor by HTTPS_PROXY, HTTP_PROXY or ALL_PROXY (or "
-        "NO_PROXY excepts it). Next step: this network lets nothing out to 203.0.113.7:7000: if it "
-        "has a proxy, name it in transport.proxyURL or HTTPS_PROXY; if not, let the server listen "
-        'on port 443 and put "wss:443" into transport.auto.ladder'
+        "no way to 203.0.113.7:7000 was found: (1) tcp, wss, websocket: dial tcp 203.0.113.7:7000: "
+        "no answer within 5 s; (2) tcp+proxy, wss+proxy, websocket+proxy: no proxy is named for "
+        "this server, neither by transport.proxyURL nor by HTTPS_PROXY, HTTP_PROXY or ALL_PROXY "
+        "(or NO_PROXY excepts it); next step: this network lets nothing out to "
+        "203.0.113.7:7000: if it has a proxy, name it in transport.proxyURL or HTTPS_PROXY; if "
+        'not, let the server listen on port 443 and put "wss:443" into transport.auto.ladder'
     )
 
 

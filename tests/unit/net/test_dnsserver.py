@@ -5,86 +5,23 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 
-import dns.flags
-import dns.message
 import dns.rcode
-import dns.rdatatype
-import dns.rrset
 import pytest
 
 from pyfrp.errors import DialError
 from pyfrp.net import dial, dnsserver
 from pyfrp.net.dnsserver import DnsServer
-from tests.support.ports import free_port
+from tests.support.dns import HOST, zone_of
 from tests.support.waiting import within
-
-HOST = "127.0.0.1"
-
-
-class Zone(asyncio.DatagramProtocol):
-    """Answers from a table: names to addresses; kinds in `silent` get no answer at all."""
-
-    def __init__(self, names):
-        self.names = names
-        self.silent = set()
-        self.rcode = None
-        self.truncated = False
-        self.asked = []
-
-    def answer(self, wire, *, tcp):
-        question = dns.message.from_wire(wire)
-        [asked] = question.question
-        kind = dns.rdatatype.to_text(asked.rdtype)
-        name = asked.name.to_text(omit_final_dot=True).lower()
-        self.asked.append((name, kind, "tcp" if tcp else "udp"))
-        if kind in self.silent:
-            return None
-        reply = dns.message.make_response(question)
-        if self.rcode is not None:
-            reply.set_rcode(self.rcode)
-        elif name not in self.names:
-            reply.set_rcode(dns.rcode.NXDOMAIN)
-        elif self.truncated and not tcp:
-            reply.flags |= dns.flags.TC
-        else:
-            fitting = [a for a in self.names[name] if (":" in a) == (kind == "AAAA")]
-            if fitting:
-                reply.answer.append(dns.rrset.from_text(asked.name, 60, "IN", kind, *fitting))
-        return reply.to_wire()
-
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def datagram_received(self, data, addr):
-        reply = self.answer(data, tcp=False)
-        if reply is not None:
-            self.transport.sendto(reply, addr)
-
-    async def on_tcp(self, reader, writer):
-        size = int.from_bytes(await reader.readexactly(2), "big")
-        reply = self.answer(await reader.readexactly(size), tcp=True)
-        writer.write(len(reply).to_bytes(2, "big") + reply)
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()
 
 
 @asynccontextmanager
 async def serving(tmp_path, names, hosts=""):
     """A zone, and a `DnsServer` that asks it."""
-    port = free_port()
-    zone = Zone(names)
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: zone, local_addr=(HOST, port))
-    server = await asyncio.start_server(zone.on_tcp, HOST, port)
     path = tmp_path / "hosts"
     path.write_text(hosts)
-    try:
-        yield zone, DnsServer(HOST, port, hosts=path)
-    finally:
-        transport.close()
-        server.close()
-        await server.wait_closed()
+    async with zone_of(names) as zone:
+        yield zone, DnsServer(HOST, zone.port, hosts=path)
 
 
 @pytest.fixture(autouse=True)

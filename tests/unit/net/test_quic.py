@@ -290,7 +290,7 @@ async def test_a_peer_whose_port_is_closed_is_gone_after_a_while(monkeypatch):
 async def test_what_begins_no_connection_is_dropped(data):
     pair = Pair(1.0, 10.0)
     pair.server.datagram_received(data)
-    assert pair.server.connection is None
+    assert pair.server._connection is None
     pair.client.datagram_received(data)
     pair.client.close()
     pair.server.close()
