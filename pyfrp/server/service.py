@@ -337,16 +337,15 @@ class Server:
 
     def _work_conn(self, conn: MessageConn, msg: NewWorkConn) -> None:
         control = self.controls.get(msg.run_id)
-        if control is None:
-            self.log.warning(f"no client control found for run id [{msg.run_id}]")
-            conn.close()
-            return
         try:
+            if control is None:
+                raise AuthError(f"no client control found for run id [{msg.run_id[:SHOWN]}]")
             if conn.version is not control.pool.version:
                 raise AuthError("it is of another version of the wire protocol than the login")
             self.verifier.verify_work_conn(msg)
         except AuthError as exc:
-            control.log.warning(f"invalid NewWorkConn: {exc}")
+            log = self.log if control is None else control.log
+            log.warning(f"invalid NewWorkConn: {exc}")
             conn.write(StartWorkConn(error=self.detail(str(exc), "invalid NewWorkConn")))
             conn.close()
             return
@@ -355,7 +354,10 @@ class Server:
         except LinkError:
             return
         if early or not control.pool.add(endpoint):
-            control.log.debug("work connection pool is full, discarding")
+            full = "work connection pool is full, discarding"
+            control.log.debug(full)
+            error = self.detail(full, "invalid NewWorkConn")
+            endpoint.write(conn.version.encode(StartWorkConn(error=error)))
             endpoint.close()
 
     def _visitor_conn(self, conn: MessageConn, msg: NewVisitorConn) -> None:

@@ -30,7 +30,26 @@ from tests.support.frpwire import HOST, login_message
 MAGIC = bytes.fromhex("46525000020d0a")
 CLIENT_HELLO, SERVER_HELLO, MESSAGE = 1, 2, 16
 ALGORITHMS = ("aes-256-gcm", "xchacha20-poly1305")
-NAMES = ["Login", "LoginResp", "NewProxy", "NewProxyResp", "CloseProxy", "NewWorkConn", "ReqWorkConn", "StartWorkConn", "NewVisitorConn", "NewVisitorConnResp", "Ping", "Pong", "UDPPacket", "NatHoleVisitor", "NatHoleClient", "NatHoleResp", "NatHoleSid", "NatHoleReport"]
+NAMES = [
+    "Login",
+    "LoginResp",
+    "NewProxy",
+    "NewProxyResp",
+    "CloseProxy",
+    "NewWorkConn",
+    "ReqWorkConn",
+    "StartWorkConn",
+    "NewVisitorConn",
+    "NewVisitorConnResp",
+    "Ping",
+    "Pong",
+    "UDPPacket",
+    "NatHoleVisitor",
+    "NatHoleClient",
+    "NatHoleResp",
+    "NatHoleSid",
+    "NatHoleReport",
+]
 
 
 # --- frames -------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def test_message_of_the_largest_size_passes_and_one_more_byte_does_not():
     assert len(v2.encode(msg)) == 8 + v2.MAX_PAYLOAD
     assert messages([v2.encode(msg)]) == [msg]
     msg.privilege_key += "x"
-    with pytest.raises(LocalWireError, match="Ping of 65535 bytes: .* at most 65534"):
+    with pytest.raises(LocalWireError, match=r"Ping of 65535 bytes: .* at most 65534"):
         v2.encode(msg)
 
 
@@ -137,7 +137,7 @@ def test_hello_and_messages_are_read_in_order(cut):
 
 def test_a_hello_comes_first_or_never():
     for first in (GREETING, m.Ping()):
-        with pytest.raises(BadMessage, match="^a hello where a message should be$"):
+        with pytest.raises(BadMessage, match=r"^a hello where a message should be$"):
             messages([v2.encode(first), v2.encode(GREETING)])
 
 
