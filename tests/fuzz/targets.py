@@ -8,6 +8,7 @@ from tests.fuzz import (
     nathole_targets,
     net_targets,
     wire_targets,
+    wire_v2_targets,
 )
 from tests.fuzz.engine import Target
 
@@ -15,6 +16,7 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         *wire_targets.TARGETS,
+        *wire_v2_targets.TARGETS,
         *http_targets.TARGETS,
         *nathole_targets.TARGETS,
         *net_targets.TARGETS,

@@ -132,6 +132,7 @@ async def test_the_hello_offers_what_there_is_the_faster_first():
         await control.close()
         again = await within(came.get(), LIMIT_S, "the client, again")
         assert json.loads((await again.greeted())[0]) != hello  # Its random is a new one.
+        again.raw(saying({"error": "enough"}))  # A client that waits would stop only later.
 
 
 async def test_a_datagram_proxy_speaks_version_2():
