@@ -311,6 +311,8 @@ class Server:
             f"client login info: ip [{peer}] version [{login.version}] hostname "
             f"[{login.hostname}] os [{login.os}] arch [{login.arch}]"
         )
+        if conn.agreement is not None:
+            log.debug(f"wire v2, control connection sealed with {conn.agreement.algorithm}")
         old = self.controls.get(login.run_id)
         if old is not None:
             old.replace(login.run_id)
