@@ -35,6 +35,7 @@ from tests.support.processes import (
     tcp_proxy,
 )
 from tests.support.services import BLOCK, EchoBackend, running
+from tests.support.stun import StunServer
 from tests.support.v2_peer import ALGORITHMS, MAGIC, MESSAGE, message
 from tests.support.waiting import all_of
 from tests.unit.server.test_wire_v2 import AFTER_HELLO, HELLO, NO_GREETING
@@ -49,6 +50,8 @@ OWNERS: dict[str, Config] = {
     "old": {},
 }
 CIPHERS = dict(zip(("aes", "xchacha"), ALGORITHMS, strict=True))
+# The interfaces of the machine stay out of it: everything happens on loopback.
+LOOPBACK_ONLY = {"natTraversal": {"disableAssistedAddrs": True}}
 GUESTS: dict[str, Config] = {"new": {"wireProtocol": "v2"}, "old": {}}
 MUX = pytest.mark.parametrize("tcp_mux", [True, False], ids=["mux", "nomux"])
 
@@ -56,8 +59,9 @@ MUX = pytest.mark.parametrize("tcp_mux", [True, False], ids=["mux", "nomux"])
 class Rows:
     """The programs of a row, and the ports of its proxies and visitors."""
 
-    def __init__(self, directory: Path, tcp_mux: bool) -> None:
+    def __init__(self, directory: Path, tcp_mux: bool, stun: str) -> None:
         self.directory = directory
+        self.stun = stun
         self.link: Config = {"udpPacketSize": max(V2_SIZES), "transport": {"tcpMux": tcp_mux}}
         self.server = Program(
             "ours",
@@ -73,7 +77,7 @@ class Rows:
         kind = "official" if name.startswith("old") else "ours"
         base = client_config(int(self.server.config["bindPort"]), proxies, self.link)
         base["transport"] = {**base["transport"], **transport}
-        base["user"] = name
+        base |= {"user": name, "natHoleStunServer": self.stun}
         if visitors:
             base["visitors"] = visitors
         if not proxies:
@@ -101,6 +105,7 @@ class Rows:
             http_proxy("http", http, f"{name}.test"),
             secret_proxy("stcp", "stcp", allowUsers=["*"], localPort=tcp),
             secret_proxy("sudp", "sudp", allowUsers=["*"], localPort=udp),
+            secret_proxy("xtcp", "xtcp", allowUsers=["*"], localPort=tcp, **LOOPBACK_ONLY),
         ]
         return self.client(name, OWNERS[name], proxies, [])
 
@@ -112,6 +117,11 @@ class Rows:
                 made = visitor(kind, f"{owner}-{kind}", kind, serverUser=owner, transport=layers)
                 self.ports[f"{name}-{owner}-{kind}"] = made["bindPort"]
                 visitors.append(made)
+            made = visitor(
+                "xtcp", f"{owner}-xtcp", "xtcp", serverUser=owner, protocol="quic", **LOOPBACK_ONLY
+            )
+            self.ports[f"{name}-{owner}-xtcp"] = made["bindPort"]
+            visitors.append(made)
         return self.client(f"{name}-guest", GUESTS[name], [], visitors)
 
     async def start(self) -> None:
@@ -153,9 +163,13 @@ async def test_both_versions_and_both_ciphers_side_by_side_at_one_server(
 ) -> None:
     require_official()
     echo, web = EchoBackend(), HttpBackend()
-    rows = Rows(tmp_path, tcp_mux)
     with ExitStack() as stack:
-        async with running(echo, web), await EchoUdp().start() as datagrams:
+        async with (
+            running(echo, web),
+            await EchoUdp().start() as datagrams,
+            StunServer() as stun,
+        ):
+            rows = Rows(tmp_path, tcp_mux, stun.address)
             for name in OWNERS:
                 rows.owner(name, echo.port, datagrams.port, web.port)
             for name in GUESTS:
@@ -172,7 +186,7 @@ async def test_both_versions_and_both_ciphers_side_by_side_at_one_server(
                 for name in OWNERS:
                     both_new = guest == "new" and name != "old"
                     there = f"{guest}-{name}-"
-                    jobs.append(_echoed(ports[f"{there}stcp"]))
+                    jobs += [_echoed(ports[f"{there}{kind}"]) for kind in ("stcp", "xtcp")]
                     jobs.append(
                         _datagrams(ports[f"{there}sudp"], V2_SIZES if both_new else V1_SIZES)
                     )
@@ -182,6 +196,7 @@ async def test_both_versions_and_both_ciphers_side_by_side_at_one_server(
         assert f"control connection sealed with {cipher}" in log
     assert log.count("control connection sealed with") == 3
     assert log.count("client login info") == 5
+    assert log.count("report make hole success: true") == len(GUESTS) * len(OWNERS)
     # The old guest at each new owner, and the new guest at the old owner.
     assert log.count("a visitor speaks wire v1, the proxy v2") == 2
     assert log.count("a visitor speaks wire v2, the proxy v1") == 1
