@@ -38,7 +38,7 @@ from tests.support.services import BLOCK, EchoBackend, running
 from tests.support.stun import StunServer
 from tests.support.v2_peer import ALGORITHMS, MAGIC, MESSAGE, message
 from tests.support.waiting import all_of
-from tests.unit.server.test_wire_v2 import AFTER_HELLO, HELLO, NO_GREETING
+from tests.unit.server.test_wire_v2_hostile import AFTER_HELLO, HELLO, NO_GREETING
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e]
 
