@@ -105,7 +105,8 @@ class ClientTransport(Model):
     """For the protocol `auto` (pyfrp's own key)."""
 
     wire_protocol: str = "v1"
-    """Framing of messages: v1 or v2. Default v1."""
+    """How messages are framed: v1, or v2, which seals the control connection against changes and
+    needs a server of pyfrp or of frp 0.69 and newer. Default v1."""
 
     dial_server_timeout: int = 10
     """Seconds to wait for a connection. Default 10."""

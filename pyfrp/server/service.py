@@ -318,6 +318,8 @@ class Server:
             f"client login info: ip [{peer}] version [{login.version}] hostname "
             f"[{login.hostname}] os [{login.os}] arch [{login.arch}]"
         )
+        if conn.agreement is not None:
+            log.debug(f"wire v2, control connection sealed with {conn.agreement.algorithm}")
         old = self.controls.get(login.run_id)
         if old is not None:
             old.replace(login.run_id)
@@ -344,16 +346,15 @@ class Server:
 
     async def _work_conn(self, conn: MessageConn, msg: NewWorkConn) -> None:
         control = self.controls.get(msg.run_id)
-        if control is None:
-            self.log.warning(f"no client control found for run id [{msg.run_id}]")
-            conn.close()
-            return
         try:
+            if control is None:
+                raise AuthError(f"no client control found for run id [{msg.run_id[:SHOWN]}]")
             if conn.version is not control.pool.version:
                 raise AuthError("it is of another version of the wire protocol than the login")
             await self.verifier.verify_work_conn(msg, int(time.time()))
         except AuthError as exc:
-            control.log.warning(f"invalid NewWorkConn: {exc}")
+            log = self.log if control is None else control.log
+            log.warning(f"invalid NewWorkConn: {exc}")
             conn.write(StartWorkConn(error=self.detail(str(exc), "invalid NewWorkConn")))
             conn.close()
             return
@@ -362,7 +363,10 @@ class Server:
         except LinkError:
             return
         if early or not control.pool.add(endpoint):
-            control.log.debug("work connection pool is full, discarding")
+            full = "work connection pool is full, discarding"
+            control.log.debug(full)
+            error = self.detail(full, "invalid NewWorkConn")
+            endpoint.write(conn.version.encode(StartWorkConn(error=error)))
             endpoint.close()
 
     def _visitor_conn(self, conn: MessageConn, msg: NewVisitorConn) -> None:

@@ -90,15 +90,12 @@ class FirstDecoder:
     def feed(self, data: bytes) -> None:
         """Add bytes from the peer. Raises nothing: what is wrong with them the decoder will say."""
         held = self._held = self._held + data
-        if held[:1] != MAGIC[:1]:
-            version = V1
-        elif held.startswith(MAGIC):
+        if MAGIC.startswith(held) and held != MAGIC:
+            return
+        version = V1
+        if held.startswith(MAGIC):
             version = load_version("v2")
             held = held[len(MAGIC) :]
-        elif MAGIC.startswith(held):
-            return
-        else:
-            version = V1  # Its decoder refuses this.
         decoder = version.decoder()
         decoder.feed(held)
         self._held = b""

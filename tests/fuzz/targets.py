@@ -9,6 +9,7 @@ from tests.fuzz import (
     net_targets,
     proxy_targets,
     wire_targets,
+    wire_v2_targets,
 )
 from tests.fuzz.engine import Target
 
@@ -16,6 +17,7 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         *wire_targets.TARGETS,
+        *wire_v2_targets.TARGETS,
         *http_targets.TARGETS,
         *nathole_targets.TARGETS,
         *net_targets.TARGETS,
