@@ -163,11 +163,13 @@ class OidcVerifier:
         issuer = self._issuer
         if not issuer.keys:
             await issuer.renewed()
-        algorithm, key_id = check_algorithm(token, issuer.algorithms)
         try:
-            check_signature(token, algorithm, key_id, issuer.keys)
+            self._check_signature(token)
         except UnknownKey:
             await issuer.renewed()
-            algorithm, key_id = check_algorithm(token, issuer.algorithms)
-            check_signature(token, algorithm, key_id, issuer.keys)
+            self._check_signature(token)
         return token
+
+    def _check_signature(self, token: Token) -> None:
+        algorithm, key_id = check_algorithm(token, self._issuer.algorithms)
+        check_signature(token, algorithm, key_id, self._issuer.keys)

@@ -72,10 +72,8 @@ def read_file(path: str) -> str:
     """
     prefix = f"failed to read file {path}"
     try:
-        # What is no file, such as a pipe that nobody writes to, would hold up everything.
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise SourceFailed(f"{prefix}: not a regular file")
             data = file.read(MAX_VALUE_BYTES + 1)
     except OSError as exc:
@@ -83,6 +81,11 @@ def read_file(path: str) -> str:
     except ValueError as exc:
         raise SourceFailed(f"{prefix}: the path has a NUL in it") from exc
     return _text(data, prefix)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # What is no file, such as a pipe that nobody writes to, would hold up everything.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 async def run(source: ExecSource) -> str:
@@ -93,12 +96,15 @@ async def run(source: ExecSource) -> str:
     """
     prefix = f"failed to execute command {source.command}"
     env: Mapping[str, str] = {**os.environ, **{each.name: each.value for each in source.env}}
+    words = (source.command, *source.args)
+    if any("\0" in text for text in (*words, *env.values(), *env)):
+        # Not every event loop looks; one cuts the word off there.
+        raise SourceFailed(f"{prefix}: an argument or a variable has a NUL in it")
     loop = asyncio.get_running_loop()
     try:
         transport, printed = await loop.subprocess_exec(
             lambda: _Printed(loop),
-            source.command,
-            *source.args,
+            *words,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -108,8 +114,6 @@ async def run(source: ExecSource) -> str:
         )
     except OSError as exc:
         raise SourceFailed(f"{prefix}: {_reason(exc)}") from exc
-    except ValueError as exc:
-        raise SourceFailed(f"{prefix}: an argument or a variable has a NUL in it") from exc
     try:
         async with asyncio.timeout(EXEC_S):
             await printed.ended

@@ -81,6 +81,11 @@ SERVER: list[tuple[str, str]] = [
         ":1: bindPort and tcpmuxHTTPConnectPort are both 7000; give tcpmuxHTTPConnectPort a port",
     ),
     ("webServer.port = 99999", "webServer.port: port number 99999 must be in the range 0..65535"),
+    ("auth.method = 'oidc'", ":1: auth.oidc.issuer is required"),
+    (
+        "auth.method = 'oidc'\nauth.oidc.issuer = 'accounts.example'",
+        ":2: auth.oidc.issuer must be the http or https URL of the provider",
+    ),
     ("webServer.tls = {}", "tls.certFile must be specified when tls is enabled"),
     ("webServer.tls.certFile = 'x'", "tls.keyFile must be specified when tls is enabled"),
     (
@@ -271,6 +276,11 @@ CLIENT: list[tuple[str, str]] = [
         "auth.oidc.tokenEndpointURL must use http or https",
     ),
     (
+        "auth.method = 'oidc'\nauth.oidc = { clientID = 'x', tokenEndpointURL = 'https://x/', "
+        "proxyURL = 'proxy:3128' }",
+        "auth.oidc.proxyURL must be an http, https, socks5 or socks5h URL",
+    ),
+    (
         "auth.method = 'oidc'\nauth.oidc.additionalEndpointParams.scope = 'x'",
         "auth.oidc.additionalEndpointParams.scope is not allowed; use auth.oidc.scope instead",
     ),
@@ -358,14 +368,8 @@ UNSUPPORTED_SERVER = [
     ("sshTunnelGateway.bindPort = 1", "sshTunnelGateway.bindPort"),
     ("webServer.port = 1", "webServer.port"),
     ("enablePrometheus = true", "enablePrometheus"),
-    ("auth.method = 'oidc'", 'auth.method = "oidc"'),
     ("[[httpPlugins]]\nname = 'x'\nops = ['Login']", "httpPlugins"),
-    (
-        "auth.tokenSource = { type = 'exec', exec = { command = 'x' } }",
-        'auth.tokenSource.type = "exec"',
-    ),
 ]
-OIDC = "auth.oidc = { clientID = 'x', tokenEndpointURL = 'https://x/' }\n"
 UNSUPPORTED_CLIENT = [
     ("clientID = 'x'", "clientID"),
     ("transport.protocol = 'kcp'", 'transport.protocol = "kcp"'),
@@ -375,7 +379,6 @@ UNSUPPORTED_CLIENT = [
     ("dnsServer = '1.1.1.1'", "dnsServer"),
     ("webServer.port = 7400", "webServer.port"),
     ("store.path = 'x'", "store.path"),
-    ("auth.method = 'oidc'\n" + OIDC, 'auth.method = "oidc"'),
     ("featureGates.VirtualNet = true", "featureGates.VirtualNet"),
     (
         "featureGates.VirtualNet = true\nvirtualNet.address = '10.0.0.1/24'",
