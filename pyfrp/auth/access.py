@@ -33,6 +33,9 @@ but used as long as it lasts if that fails."""
 PAUSE_S = 1.0
 """After a failure the endpoint is left alone for so long, however many ask."""
 
+MAX_FIELDS = 100
+"""Of an answer in the form of a query; there are five."""
+
 
 class Tokens(Protocol):
     """Where access tokens come from."""
@@ -182,16 +185,7 @@ def read_answer(answer: Answer) -> tuple[str, float]:
         ValueError: with the provider's own words for its refusal, if it has any, and never with
             anything that it gives out.
     """
-    fields: dict[str, Any] = {}
-    if answer.kind in ("application/x-www-form-urlencoded", "text/plain"):
-        text = answer.body.decode(errors="replace")
-        fields = {name: values[0] for name, values in parse_qs(text, max_num_fields=100).items()}
-    else:
-        try:
-            found = json.loads(answer.body)
-            fields = found if isinstance(found, dict) else {}
-        except (ValueError, RecursionError):
-            pass  # It is told below what is missing.
+    fields = _fields(answer)
     error = fields.get("error")
     good = 200 <= answer.status < 300
     if isinstance(error, str) and error:
@@ -210,6 +204,19 @@ def read_answer(answer: Answer) -> tuple[str, float]:
     if not token.isascii() or not token.isprintable():
         raise ValueError("oauth2: the access token holds characters that no token has")
     return token, _lifetime(fields.get("expires_in"))
+
+
+def _fields(answer: Answer) -> dict[str, Any]:
+    """What an answer says; nothing if that cannot be read, which is told by what is missing."""
+    try:
+        if answer.kind in ("application/x-www-form-urlencoded", "text/plain"):
+            text = answer.body.decode(errors="replace")
+            found = parse_qs(text, max_num_fields=MAX_FIELDS)
+            return {name: values[0] for name, values in found.items()}
+        fields = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 _HINTS = {

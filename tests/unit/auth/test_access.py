@@ -197,6 +197,7 @@ ANSWERS: list[tuple[Answer, str]] = [
         Answer(400, JSON, b'{"error":"invalid_scope","error_description":"a\\n","error_uri":"u"}'),
         'oauth2: "invalid_scope" "a\\n" "u"; check auth.oidc.scope',
     ),
+    (Answer(200, "text/plain", b"&" * 200), "missing access_token"),
     (Answer(400, "text/plain", b"error=slow_down&error_description=wait"), '"slow_down" "wait"'),
 ]
 
