@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, quote_plus, urlencode
 
@@ -35,6 +35,8 @@ PAUSE_S = 1.0
 
 MAX_FIELDS = 100
 """Of an answer in the form of a query; there are five."""
+
+_FAILED = "couldn't generate OIDC token for login"
 
 
 class Tokens(Protocol):
@@ -93,6 +95,10 @@ class TokensOfEndpoint:
         self._fetcher = fetcher
         self._clock = clock
         self._form = _form(oidc)
+        secrets = (oidc.client_secret, *oidc.additional_endpoint_params.values())
+        # What is shorter than that is no secret, and part of many words.
+        long = [each for each in secrets if len(each) > 3]
+        self._hidden = [form for each in long for form in (each, quote_plus(each))]
         self._in_form: bool | None = None  # How the secret is shown; None until one way worked.
         self._token = ""
         self._since = self._expires = 0.0
@@ -112,11 +118,11 @@ class TokensOfEndpoint:
             if self._token and now < self._expires - EARLY_S:
                 return self._token
             try:
-                if now - self._failed_at < PAUSE_S:
+                if self._is_recent(self._failed_at, PAUSE_S):
                     raise AuthError(self._failure)
                 token, lasts_s = await self._ask()
             except AuthError as exc:
-                if now - self._failed_at >= PAUSE_S:
+                if str(exc) != self._failure or not self._is_recent(self._failed_at, PAUSE_S):
                     self._failed_at, self._failure = self._clock(), str(exc)
                 if self._token and self._clock() < self._expires:
                     return self._token
@@ -132,8 +138,12 @@ class TokensOfEndpoint:
 
         A token that is young stays, so that whatever else is refused brings no flood of requests.
         """
-        if self._clock() - self._since > EARLY_S:
+        if not self._is_recent(self._since, EARLY_S):
             self._token = ""
+
+    def _is_recent(self, moment: float, seconds: float) -> bool:
+        # A clock that was set back must not make the past last.
+        return 0 <= self._clock() - moment < seconds
 
     async def _ask(self) -> tuple[str, float]:
         """One token and its life in seconds, 0 if that is not told."""
@@ -142,14 +152,14 @@ class TokensOfEndpoint:
         for in_form in ways:
             answer = await self._post(in_form)
             try:
-                found = read_answer(answer)
+                found = read_answer(answer, self._hidden)
             except ValueError as exc:
                 # RFC 6749 2.3.1 knows two ways, and many providers take only one of them.
                 failure = failure or exc
                 continue
             self._in_form = in_form
             return found
-        raise AuthError(self._describe(str(failure))) from failure
+        raise AuthError(f"{_FAILED}: {failure}") from failure
 
     async def _post(self, in_form: bool) -> Answer:
         oidc = self._oidc
@@ -166,17 +176,14 @@ class TokensOfEndpoint:
                 oidc.token_endpoint_url, urlencode(form).encode(), fields
             )
         except FetchError as exc:
-            raise AuthError(self._describe(str(exc))) from exc
-
-    def _describe(self, reason: str) -> str:
-        # Providers tell what they were sent; what they were sent is secret.
-        if self._oidc.client_secret:
-            reason = reason.replace(self._oidc.client_secret, "***")
-        return f"couldn't generate OIDC token for login: {reason}"
+            raise AuthError(f"{_FAILED}: {exc}") from exc
 
 
-def read_answer(answer: Answer) -> tuple[str, float]:
+def read_answer(answer: Answer, hidden: Sequence[str] = ()) -> tuple[str, float]:
     """Read what a token endpoint said (RFC 6749 5).
+
+    Args:
+        hidden: What must not be in an error: some providers repeat what they were sent.
 
     Returns:
         The access token, and its life in seconds; 0 if that is not told.
@@ -190,7 +197,9 @@ def read_answer(answer: Answer) -> tuple[str, float]:
     good = 200 <= answer.status < 300
     if isinstance(error, str) and error:
         words = [error, fields.get("error_description"), fields.get("error_uri")]
-        said = " ".join(quote(word) for word in words if isinstance(word, str) and word)
+        said = " ".join(
+            quote(_without(word, hidden)) for word in words if isinstance(word, str) and word
+        )
         hint = _HINTS.get(error, "")
         raise ValueError(f"oauth2: {said}{hint}")
     if not good:
@@ -204,6 +213,12 @@ def read_answer(answer: Answer) -> tuple[str, float]:
     if not token.isascii() or not token.isprintable():
         raise ValueError("oauth2: the access token holds characters that no token has")
     return token, _lifetime(fields.get("expires_in"))
+
+
+def _without(text: str, hidden: Sequence[str]) -> str:
+    for each in hidden:
+        text = text.replace(each, "***")
+    return text
 
 
 def _fields(answer: Answer) -> dict[str, Any]:

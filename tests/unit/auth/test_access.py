@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 from hypothesis import given
@@ -179,6 +180,34 @@ async def test_a_wrong_secret_is_told_with_the_key_to_look_at() -> None:
         assert text.endswith("; check auth.oidc.clientID and clientSecret")
         # This provider repeats what it was sent.
         assert "another secret" not in text
+
+
+async def test_what_a_provider_repeats_is_hidden_however_it_is_cut_and_written() -> None:
+    secret = 'a "quoted" & long \\ secret'
+    more = {"clientSecret": secret, "additionalEndpointParams": {"otp": "one time"}}
+    async with serving(Provider(0)) as provider:
+        for before in ("", "x" * 80):
+            told = f"{before} {secret} / {quote_plus(secret)} / one time"
+            body = json.dumps({"error": "no", "error_description": told}).encode()
+            provider.broken["/token"] = (400, JSON, body)
+            text = await refusal(tokens_of(provider, Clock(), **more))
+            assert f'oauth2: "no" "{before} *** / *** / ***"'[:100] in text
+            assert "quoted" not in text
+
+
+async def test_a_clock_that_is_set_back_makes_no_failure_last() -> None:
+    clock = Clock()
+    provider = Provider(free_port())
+    tokens = tokens_of(provider, clock)
+    await refusal(tokens)
+    clock.now -= 86_400
+    async with serving(provider):
+        await tokens.get()
+        tokens.refused()
+        clock.now -= 86_400
+        tokens.refused()
+        await tokens.get()
+        assert provider.count("/token") == 2
 
 
 # -- answers ------------------------------------------------------------------------------------

@@ -375,3 +375,16 @@ async def test_a_kept_token_that_is_worth_nothing_any_more_is_replaced(monkeypat
                 await until(lambda: len(client.logins) > 1, "the second login")
         words = "failed to verify signature: failed to verify id token signature"
         assert quick.has(words, "error")
+
+
+async def test_a_client_that_is_stopped_while_it_logs_in_does_not_stay(loop_kind, quick):
+    port = free_port()
+    async with identity.serving(Provider(0)) as provider:
+        provider.hold.clear()
+        async with serving(port, auth=provider.server()):
+            cfg = client_of(port, auth=provider.client())
+            async with running(cfg) as client:
+                await until(lambda: provider.asked, "the client to ask for a token")
+                await client.stop(1.0)
+                provider.hold.set()
+                await within(asyncio.shield(client.task), 5, "the client to end")
