@@ -125,7 +125,8 @@ async def test_bad_tokens_are_refused_with_frps_words(kind: Kind, tmp_path: Path
     async with serving(Provider(free_port())) as provider:
         config = server_config({"auth": provider.server() | {"additionalScopes": SCOPES}})
         port = config["bindPort"]
-        server = Program(kind, "server", config, tmp_path).start()
+        # frps tells times in its own zone.
+        server = Program(kind, "server", config, tmp_path, env={"TZ": "UTC"}).start()
         try:
             await server.logged(SERVER_READY)
             # All at once: our server lets each token of an unknown key wait for the next keys.

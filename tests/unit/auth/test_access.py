@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pyfrp.auth.access import TokensOfEndpoint, read_answer
 from pyfrp.config import client_from_dict
 from pyfrp.errors import AuthError, ConfigError
 from pyfrp.net.fetch import Answer, Fetcher
-from tests.support.identity import SECRET, Provider, serving
+from tests.support.identity import SECRET, Provider, loopback_pem, serving
 from tests.support.ports import free_port
 
 BOTH = ["HeartBeats", "NewWorkConns"]
@@ -308,3 +309,32 @@ def test_settings_that_cannot_be_used_are_told_at_start(tmp_path: Path) -> None:
 def test_the_token_leaves_room_for_the_rest_of_a_login() -> None:
     assert oidc.MAX_TOKEN_BYTES == 9216
     assert access.EARLY_S == 10
+
+
+async def test_an_endpoint_with_tls_is_trusted_as_configured(tmp_path: Path) -> None:
+    path = tmp_path / "pair.pem"
+    path.write_bytes(loopback_pem())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    async with serving(Provider(0), context) as provider:
+        for more in ({"trustedCaFile": str(path)}, {"insecureSkipVerify": True}):
+            token, _ = await make_authenticator(auth_of(provider, **more)).login_fields(0)
+            assert token
+        with pytest.raises(AuthError, match=r"127\.0\.0\.1:\d+: its certificate is not trusted"):
+            await make_authenticator(auth_of(provider)).login_fields(0)
+
+
+async def test_the_environment_is_asked_for_a_proxy_unless_the_way_is_configured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bool] = []
+
+    def made(**options: Any) -> Fetcher:
+        asked.append(options["environment"])
+        return Fetcher(**options)
+
+    monkeypatch.setattr(access, "Fetcher", made)
+    provider = Provider(443)
+    for more in ({}, {"insecureSkipVerify": True}, {"proxyURL": "socks5h://proxy"}):
+        make_authenticator(auth_of(provider, **more))
+    assert asked == [True, False, False]

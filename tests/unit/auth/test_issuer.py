@@ -273,3 +273,33 @@ async def test_subjects_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             await verifier.verify_ping(Ping(privilege_key=provider.token(sub=name)), now)
         with pytest.raises(AuthError, match="new subject: b"):
             await verifier.verify_ping(Ping(privilege_key=provider.token(sub="b")), now)
+
+
+async def test_a_signature_is_checked_once_and_everything_else_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checked: list[str] = []
+    check = oidc.check_signature
+
+    def counted(token: Any, *rest: Any) -> None:
+        checked.append(token.raw)
+        check(token, *rest)
+
+    monkeypatch.setattr(oidc, "check_signature", counted)
+    monkeypatch.setattr(oidc, "MAX_SIGNED", 2)
+    async with serving(Provider(0)) as provider, checking(provider) as (verifier, issuer, _):
+        token = provider.token()
+        for _ in range(5):
+            await logs_in(verifier, token)
+        assert checked == [token]
+        with pytest.raises(AuthError, match="expired"):
+            await verifier.verify_login(Login(privilege_key=token), time.time() + 4000)
+        # The same token under other keys is another matter.
+        provider.key = SigningKey("key-2", which=1)
+        await issuer.renewed()
+        assert "failed to verify id token signature" in await refusal(verifier, token)
+        checked.clear()
+        tokens = [provider.token(jti=number) for number in range(3)]
+        for each in (*tokens, *tokens):
+            await logs_in(verifier, each)
+        assert len(checked) == 6

@@ -3,8 +3,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import datetime
-import functools
 import ipaddress
 import ssl
 import time
@@ -13,47 +11,23 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyfrp.net import fetch as module
 from pyfrp.net.certs import trusting_context
 from pyfrp.net.fetch import PROXY_SCHEMES, Fetcher, FetchError, Place, read_url
+from tests.support.identity import loopback_pem
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HOST = "127.0.0.1"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-@functools.cache
-def pem() -> bytes:
-    """A key and its certificate for loopback."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "idp")])
-    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(HOST))]
-    cert = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - day)
-        .not_valid_after(now + day)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    ) + cert.public_bytes(serialization.Encoding.PEM)
-
-
 @pytest.fixture
 def ca_file(tmp_path: Path) -> str:
     path = tmp_path / "pair.pem"
-    path.write_bytes(pem())
+    path.write_bytes(loopback_pem())
     return str(path)
 
 
