@@ -33,6 +33,9 @@ but used as long as it lasts if that fails."""
 PAUSE_S = 1.0
 """After a failure the endpoint is left alone for so long, however many ask."""
 
+AT_ONCE = 8
+"""Tokens that are got at a time where each message needs its own: a server that asks for many work
+connections sets off no more programs, or requests, than that."""
 MAX_FIELDS = 100
 """Of an answer in the form of a query; there are five."""
 
@@ -67,11 +70,13 @@ class TokensOfSource:
 
     def __init__(self, source: ValueSource) -> None:
         self._source = source
+        self._places = asyncio.Semaphore(AT_ONCE)
 
     async def get(self) -> str:
         """The token as it is now. Raises AuthError."""
         try:
-            return await resolve(self._source)
+            async with self._places:
+                return await resolve(self._source)
         except SourceFailed as exc:
             raise AuthError(f"couldn't acquire OIDC token for login: {exc}") from exc
 
@@ -106,11 +111,13 @@ class TokensOfEndpoint:
         self._failed_at = float("-inf")
         self._failure = ""
         self._turn = asyncio.Lock()
+        self._places = asyncio.Semaphore(AT_ONCE)
 
     async def get(self) -> str:
         """A token that is good for a while. Raises AuthError."""
         if not self._keeps:
-            return (await self._ask())[0]
+            async with self._places:
+                return (await self._ask())[0]
         if self._token and self._clock() < self._expires - EARLY_S:
             return self._token
         async with self._turn:  # Many may ask at once: one request is enough.
@@ -176,7 +183,7 @@ class TokensOfEndpoint:
                 oidc.token_endpoint_url, urlencode(form).encode(), fields
             )
         except FetchError as exc:
-            raise AuthError(f"{_FAILED}: {exc}") from exc
+            raise AuthError(f"{_FAILED}: the token endpoint cannot be used: {exc}") from exc
 
 
 def read_answer(answer: Answer, hidden: Sequence[str] = ()) -> tuple[str, float]:

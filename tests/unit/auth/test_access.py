@@ -19,6 +19,7 @@ from pyfrp.errors import AuthError, ConfigError
 from pyfrp.net.fetch import Answer, Fetcher
 from tests.support.identity import SECRET, Provider, loopback_pem, serving
 from tests.support.ports import free_port
+from tests.support.waiting import until
 
 BOTH = ["HeartBeats", "NewWorkConns"]
 
@@ -127,12 +128,26 @@ async def test_many_at_once_make_one_request() -> None:
         assert provider.count("/token") == 1
 
 
+async def test_many_at_once_that_each_need_a_token_of_their_own_take_turns() -> None:
+    async with serving(Provider(0, lifetime=None)) as provider:
+        tokens = tokens_of(provider, Clock())
+        await tokens.get()
+        provider.hold.clear()
+        all_of_them = asyncio.gather(*(tokens.get() for _ in range(50)))
+        await until(lambda: len(provider.asked) == 1 + access.AT_ONCE, "the first few")
+        await asyncio.sleep(0.05)
+        assert len(provider.asked) == 1 + access.AT_ONCE
+        provider.hold.set()
+        await all_of_them
+        assert provider.count("/token") == 51
+
+
 async def test_many_at_once_fail_together() -> None:
     provider = Provider(free_port())
     tokens = tokens_of(provider, Clock())
     texts = await asyncio.gather(*(refusal(tokens) for _ in range(50)))
     assert len(set(texts)) == 1
-    assert texts[0].startswith("couldn't generate OIDC token for login: dial tcp 127.0.0.1:")
+    assert texts[0].startswith("couldn't generate OIDC token for login: the token endpoint cannot ")
 
 
 async def test_a_kept_token_is_used_to_its_end_while_the_provider_is_away() -> None:

@@ -346,7 +346,9 @@ async def test_a_client_whose_provider_is_away_comes_in_when_it_is_back(loop_kin
     port, provider = free_port(), Provider(free_port())
     cfg = client_of(port, auth=provider.client(), loginFailExit=False)
     async with serving(port, auth=provider.server()), running(cfg) as client:
-        words = "connect to server error: couldn't generate OIDC token for login: dial tcp"
+        words = (
+            "connect to server error: couldn't generate OIDC token for login: the token endpoint"
+        )
         await until(lambda: quick.has(words, "warning"), "the failure")
         async with identity.serving(provider):
             await until(lambda: client.logins, "the login")
