@@ -67,9 +67,8 @@ class Issuer:
                 joined = self._reading
                 await self._next_round()
                 if joined and self._failure is not None:
-                    await (
-                        self._next_round()
-                    )  # That one had begun before, perhaps a moment too soon.
+                    # That one had begun before, perhaps a moment too soon.
+                    await self._next_round()
         except TimeoutError:
             raise _unreached() from None
         finally:
@@ -141,23 +140,20 @@ class Issuer:
         self.algorithms = algorithms
 
     def _failed(self, reason: str, retry_s: float, log: Any) -> None:
-        again = self._failure == reason
+        tell = log.warning if self.keys else log.error
+        if reason == self._failure and retry_s >= LAST_RETRY_S:
+            tell = log.debug  # Every attempt at first, for whoever watches; then only what is new.
         self._failure = reason
         if self.keys:
-            log.warning(
+            tell(
                 f"oidc: the keys of the issuer {self.url} were not read again: {reason}; "
                 "those that are known stay in use"
             )
-            return
-        text = (
-            f"oidc: the issuer {self.url} cannot be used: {reason}; every login is refused until "
-            f"it can, trying again in {retry_s:g} s"
-        )
-        # Every attempt at first, for whoever watches; then only what is new.
-        if again and retry_s >= LAST_RETRY_S:
-            log.debug(text)
         else:
-            log.error(text)
+            tell(
+                f"oidc: the issuer {self.url} cannot be used: {reason}; every login is refused "
+                f"until it can, trying again in {retry_s:g} s"
+            )
 
 
 def _unreached() -> BadToken:
