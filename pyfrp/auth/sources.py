@@ -24,6 +24,9 @@ MAX_VALUE_BYTES = 64 * 1024
 EXEC_S = 30.0
 """How long a program may take. frp waits for ever, and with it every login."""
 
+END_S = 2.0
+"""For the system to end what was killed."""
+
 
 class SourceFailed(PyfrpError):
     """A value cannot be had now; the text begins with frp's."""
@@ -123,6 +126,8 @@ async def run(source: ExecSource) -> str:
         if transport.get_returncode() is None:
             _kill(transport.get_pid())
         transport.close()
+        # The loop must see the end of what it started; after a kill that takes a moment.
+        await asyncio.wait((printed.ended,), timeout=END_S)
     code = transport.get_returncode() or 0
     if code < 0:
         raise SourceFailed(f"{prefix}: signal: {-code}")
