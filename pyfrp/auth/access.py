@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, quote_plus, urlencode
 
@@ -32,6 +32,14 @@ EARLY_S = 10.0
 but used as long as it lasts if that fails."""
 PAUSE_S = 1.0
 """After a failure the endpoint is left alone for so long, however many ask."""
+
+AT_ONCE = 8
+"""Tokens that are got at a time where each message needs its own: a server that asks for many work
+connections sets off no more programs, or requests, than that."""
+MAX_FIELDS = 100
+"""Of an answer in the form of a query; there are five."""
+
+_FAILED = "couldn't generate OIDC token for login"
 
 
 class Tokens(Protocol):
@@ -62,11 +70,13 @@ class TokensOfSource:
 
     def __init__(self, source: ValueSource) -> None:
         self._source = source
+        self._places = asyncio.Semaphore(AT_ONCE)
 
     async def get(self) -> str:
         """The token as it is now. Raises AuthError."""
         try:
-            return await resolve(self._source)
+            async with self._places:
+                return await resolve(self._source)
         except SourceFailed as exc:
             raise AuthError(f"couldn't acquire OIDC token for login: {exc}") from exc
 
@@ -90,6 +100,10 @@ class TokensOfEndpoint:
         self._fetcher = fetcher
         self._clock = clock
         self._form = _form(oidc)
+        secrets = (oidc.client_secret, *oidc.additional_endpoint_params.values())
+        # What is shorter than that is no secret, and part of many words.
+        long = [each for each in secrets if len(each) > 3]
+        self._hidden = [form for each in long for form in (each, quote_plus(each))]
         self._in_form: bool | None = None  # How the secret is shown; None until one way worked.
         self._token = ""
         self._since = self._expires = 0.0
@@ -97,11 +111,13 @@ class TokensOfEndpoint:
         self._failed_at = float("-inf")
         self._failure = ""
         self._turn = asyncio.Lock()
+        self._places = asyncio.Semaphore(AT_ONCE)
 
     async def get(self) -> str:
         """A token that is good for a while. Raises AuthError."""
         if not self._keeps:
-            return (await self._ask())[0]
+            async with self._places:
+                return (await self._ask())[0]
         if self._token and self._clock() < self._expires - EARLY_S:
             return self._token
         async with self._turn:  # Many may ask at once: one request is enough.
@@ -109,11 +125,11 @@ class TokensOfEndpoint:
             if self._token and now < self._expires - EARLY_S:
                 return self._token
             try:
-                if now - self._failed_at < PAUSE_S:
+                if self._is_recent(self._failed_at, PAUSE_S):
                     raise AuthError(self._failure)
                 token, lasts_s = await self._ask()
             except AuthError as exc:
-                if now - self._failed_at >= PAUSE_S:
+                if str(exc) != self._failure or not self._is_recent(self._failed_at, PAUSE_S):
                     self._failed_at, self._failure = self._clock(), str(exc)
                 if self._token and self._clock() < self._expires:
                     return self._token
@@ -129,8 +145,12 @@ class TokensOfEndpoint:
 
         A token that is young stays, so that whatever else is refused brings no flood of requests.
         """
-        if self._clock() - self._since > EARLY_S:
+        if not self._is_recent(self._since, EARLY_S):
             self._token = ""
+
+    def _is_recent(self, moment: float, seconds: float) -> bool:
+        # A clock that was set back must not make the past last.
+        return 0 <= self._clock() - moment < seconds
 
     async def _ask(self) -> tuple[str, float]:
         """One token and its life in seconds, 0 if that is not told."""
@@ -139,14 +159,14 @@ class TokensOfEndpoint:
         for in_form in ways:
             answer = await self._post(in_form)
             try:
-                found = read_answer(answer)
+                found = read_answer(answer, self._hidden)
             except ValueError as exc:
                 # RFC 6749 2.3.1 knows two ways, and many providers take only one of them.
                 failure = failure or exc
                 continue
             self._in_form = in_form
             return found
-        raise AuthError(self._describe(str(failure))) from failure
+        raise AuthError(f"{_FAILED}: {failure}") from failure
 
     async def _post(self, in_form: bool) -> Answer:
         oidc = self._oidc
@@ -163,17 +183,14 @@ class TokensOfEndpoint:
                 oidc.token_endpoint_url, urlencode(form).encode(), fields
             )
         except FetchError as exc:
-            raise AuthError(self._describe(str(exc))) from exc
-
-    def _describe(self, reason: str) -> str:
-        # Providers tell what they were sent; what they were sent is secret.
-        if self._oidc.client_secret:
-            reason = reason.replace(self._oidc.client_secret, "***")
-        return f"couldn't generate OIDC token for login: {reason}"
+            raise AuthError(f"{_FAILED}: the token endpoint cannot be used: {exc}") from exc
 
 
-def read_answer(answer: Answer) -> tuple[str, float]:
+def read_answer(answer: Answer, hidden: Sequence[str] = ()) -> tuple[str, float]:
     """Read what a token endpoint said (RFC 6749 5).
+
+    Args:
+        hidden: What must not be in an error: some providers repeat what they were sent.
 
     Returns:
         The access token, and its life in seconds; 0 if that is not told.
@@ -182,21 +199,14 @@ def read_answer(answer: Answer) -> tuple[str, float]:
         ValueError: with the provider's own words for its refusal, if it has any, and never with
             anything that it gives out.
     """
-    fields: dict[str, Any] = {}
-    if answer.kind in ("application/x-www-form-urlencoded", "text/plain"):
-        text = answer.body.decode(errors="replace")
-        fields = {name: values[0] for name, values in parse_qs(text, max_num_fields=100).items()}
-    else:
-        try:
-            found = json.loads(answer.body)
-            fields = found if isinstance(found, dict) else {}
-        except (ValueError, RecursionError):
-            pass  # It is told below what is missing.
+    fields = _fields(answer)
     error = fields.get("error")
     good = 200 <= answer.status < 300
     if isinstance(error, str) and error:
         words = [error, fields.get("error_description"), fields.get("error_uri")]
-        said = " ".join(quote(word) for word in words if isinstance(word, str) and word)
+        said = " ".join(
+            quote(_without(word, hidden)) for word in words if isinstance(word, str) and word
+        )
         hint = _HINTS.get(error, "")
         raise ValueError(f"oauth2: {said}{hint}")
     if not good:
@@ -210,6 +220,25 @@ def read_answer(answer: Answer) -> tuple[str, float]:
     if not token.isascii() or not token.isprintable():
         raise ValueError("oauth2: the access token holds characters that no token has")
     return token, _lifetime(fields.get("expires_in"))
+
+
+def _without(text: str, hidden: Sequence[str]) -> str:
+    for each in hidden:
+        text = text.replace(each, "***")
+    return text
+
+
+def _fields(answer: Answer) -> dict[str, Any]:
+    """What an answer says; nothing if that cannot be read, which is told by what is missing."""
+    try:
+        if answer.kind in ("application/x-www-form-urlencoded", "text/plain"):
+            text = answer.body.decode(errors="replace")
+            found = parse_qs(text, max_num_fields=MAX_FIELDS)
+            return {name: values[0] for name, values in found.items()}
+        fields = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 _HINTS = {

@@ -56,7 +56,7 @@ class BadToken(AuthError):
 
 
 class UnknownKey(BadToken):
-    """No key at hand verifies a token that is right otherwise: newer keys may."""
+    """Nothing at hand verifies a token that is right otherwise: what is published now may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,8 @@ def check_algorithm(token: Token, algorithms: Iterable[str]) -> tuple[str, str]:
         The algorithm and the name of the key; "" where it names none.
 
     Raises:
-        BadToken: it is signed in another manner, or not at all.
+        BadToken: it is not signed, or in a manner that no issuer's tokens may be.
+        UnknownKey: the issuer has not announced this manner.
     """
     parts = token.raw.split(".")
     if len(parts) != 3:
@@ -188,7 +189,8 @@ def check_algorithm(token: Token, algorithms: Iterable[str]) -> tuple[str, str]:
     algorithms = tuple(algorithms)
     if algorithm not in algorithms:
         wanted = " ".join(quote(name) for name in algorithms)
-        raise BadToken(
+        error = UnknownKey if algorithm in ALGORITHMS else BadToken
+        raise error(
             "oidc: malformed jwt: go-jose/go-jose: unexpected signature algorithm "
             f"{quote(algorithm)}; expected [{wanted}]"
         )

@@ -50,23 +50,25 @@ class Issuer:
         self._wanted = asyncio.Event()
         self._round: asyncio.Future[None] | None = None  # Settles when the next round is over.
         self._failure: str | None = None
+        self._reading = False
         self._waiting = 0
 
     async def renewed(self) -> None:
-        """Wait until the keys were read (again), by a round that is on its way or a new one.
+        """Wait until the keys were read (again).
 
         Raises:
             BadToken: they were not; the text tells a client no more than it must know.
         """
         if self._waiting >= MAX_WAITING:
             raise BadToken("failed to verify signature: fetching keys: too many logins wait for it")
-        if self._round is None:
-            self._round = asyncio.get_running_loop().create_future()
-        self._wanted.set()
         self._waiting += 1
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await asyncio.shield(self._round)
+                joined = self._reading
+                await self._next_round()
+                if joined and self._failure is not None:
+                    # That one had begun before, perhaps a moment too soon.
+                    await self._next_round()
         except TimeoutError:
             raise _unreached() from None
         finally:
@@ -74,11 +76,18 @@ class Issuer:
         if self._failure is not None:
             raise _unreached()
 
+    async def _next_round(self) -> None:
+        if self._round is None:
+            self._round = asyncio.get_running_loop().create_future()
+        self._wanted.set()
+        await asyncio.shield(self._round)
+
     async def run(self, log: Any) -> None:
         """Read the keys whenever there is a reason to; ends only by being cancelled."""
         retry_s = FIRST_RETRY_S
         while True:
             known = bool(self.keys)
+            self._reading = True
             try:
                 await self._read(log)
             except (FetchError, ValueError) as exc:
@@ -89,6 +98,7 @@ class Issuer:
                     log.info(f"oidc: {len(self.keys)} keys of the issuer {self.url} are known")
                 self._failure = None
                 pause_s, retry_s = FRESH_S, FIRST_RETRY_S
+            self._reading = False
             if self._round is not None:
                 self._round.set_result(None)
                 self._round = None
@@ -130,23 +140,20 @@ class Issuer:
         self.algorithms = algorithms
 
     def _failed(self, reason: str, retry_s: float, log: Any) -> None:
-        again = self._failure == reason
+        tell = log.warning if self.keys else log.error
+        if reason == self._failure and retry_s >= LAST_RETRY_S:
+            tell = log.debug  # Every attempt at first, for whoever watches; then only what is new.
         self._failure = reason
         if self.keys:
-            log.warning(
+            tell(
                 f"oidc: the keys of the issuer {self.url} were not read again: {reason}; "
                 "those that are known stay in use"
             )
-            return
-        text = (
-            f"oidc: the issuer {self.url} cannot be used: {reason}; every login is refused until "
-            f"it can, trying again in {retry_s:g} s"
-        )
-        # Every attempt at first, for whoever watches; then only what is new.
-        if again and retry_s >= LAST_RETRY_S:
-            log.debug(text)
         else:
-            log.error(text)
+            tell(
+                f"oidc: the issuer {self.url} cannot be used: {reason}; every login is refused "
+                f"until it can, trying again in {retry_s:g} s"
+            )
 
 
 def _unreached() -> BadToken:

@@ -24,6 +24,9 @@ MAX_VALUE_BYTES = 64 * 1024
 EXEC_S = 30.0
 """How long a program may take. frp waits for ever, and with it every login."""
 
+END_S = 2.0
+"""For the system to end what was killed."""
+
 
 class SourceFailed(PyfrpError):
     """A value cannot be had now; the text begins with frp's."""
@@ -72,10 +75,8 @@ def read_file(path: str) -> str:
     """
     prefix = f"failed to read file {path}"
     try:
-        # What is no file, such as a pipe that nobody writes to, would hold up everything.
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise SourceFailed(f"{prefix}: not a regular file")
             data = file.read(MAX_VALUE_BYTES + 1)
     except OSError as exc:
@@ -83,6 +84,11 @@ def read_file(path: str) -> str:
     except ValueError as exc:
         raise SourceFailed(f"{prefix}: the path has a NUL in it") from exc
     return _text(data, prefix)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # What is no file, such as a pipe that nobody writes to, would hold up everything.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 async def run(source: ExecSource) -> str:
@@ -93,12 +99,15 @@ async def run(source: ExecSource) -> str:
     """
     prefix = f"failed to execute command {source.command}"
     env: Mapping[str, str] = {**os.environ, **{each.name: each.value for each in source.env}}
+    words = (source.command, *source.args)
+    if any("\0" in text for text in (*words, *env.values(), *env)):
+        # Not every event loop looks; one cuts the word off there.
+        raise SourceFailed(f"{prefix}: an argument or a variable has a NUL in it")
     loop = asyncio.get_running_loop()
     try:
         transport, printed = await loop.subprocess_exec(
             lambda: _Printed(loop),
-            source.command,
-            *source.args,
+            *words,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -108,8 +117,6 @@ async def run(source: ExecSource) -> str:
         )
     except OSError as exc:
         raise SourceFailed(f"{prefix}: {_reason(exc)}") from exc
-    except ValueError as exc:
-        raise SourceFailed(f"{prefix}: an argument or a variable has a NUL in it") from exc
     try:
         async with asyncio.timeout(EXEC_S):
             await printed.ended
@@ -119,6 +126,8 @@ async def run(source: ExecSource) -> str:
         if transport.get_returncode() is None:
             _kill(transport.get_pid())
         transport.close()
+        # The loop must see the end of what it started; after a kill that takes a moment.
+        await asyncio.wait((printed.ended,), timeout=END_S)
     code = transport.get_returncode() or 0
     if code < 0:
         raise SourceFailed(f"{prefix}: signal: {-code}")

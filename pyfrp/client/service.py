@@ -149,6 +149,8 @@ class Client:
             if control is None:
                 return
             self._control = control
+            if self._stopping.is_set():
+                control.end(LinkError("stopped"))  # Asked to while it logged in.
             names = " ".join(proxy.name for proxy in self._proxies)
             log = self.log.bind(run_id=self._run_id)
             log.info(f"proxy added: [{names}]")

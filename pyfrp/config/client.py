@@ -48,10 +48,13 @@ class ClientOIDC(Model):
     """Do not verify the endpoint's certificate. Default false."""
 
     proxy_url: str = secret()
-    """Proxy on the way to the endpoint."""
+    """Proxy on the way to the endpoint: an http, https, socks5 or socks5h URL.
+
+    Without it the environment is asked (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), unless
+    `trustedCaFile` or `insecureSkipVerify` is set."""
 
     token_source: ValueSource | None = None
-    """Take the token from here; excludes every other key of this table."""
+    """Take the token from here, anew each time; excludes every other key of this table."""
 
 
 class ClientAuth(AuthConfig):

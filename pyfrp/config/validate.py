@@ -141,6 +141,8 @@ def client_warnings(cfg: ClientConfig) -> Iterator[str]:
     yield from _auth_warnings(cfg.auth, "the server is either open to anybody or will refuse us")
     tls = cfg.transport.tls
     if not tls.enable:
+        if cfg.auth.method == "oidc":
+            yield "transport.tls.enable is false: whoever is on the way can use our OIDC tokens"
         for key, value in (
             ("certFile", tls.cert_file),
             ("keyFile", tls.key_file),

@@ -115,7 +115,10 @@ def read_url(url: str, schemes: tuple[str, ...] = ("http", "https")) -> Place:
     """
     if not _PRINTABLE.fullmatch(url):
         raise ValueError("it has a space or a letter in it that must be percent-encoded")
-    parts: SplitResult = urlsplit(url)
+    try:
+        parts: SplitResult = urlsplit(url)
+    except ValueError:
+        raise ValueError("it names no host that there could be") from None
     if parts.scheme not in schemes:
         raise ValueError(f"it must begin with {' or '.join(f'{each}://' for each in schemes)}")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.fuzz import (
+    auth_targets,
     datagram_targets,
     http_targets,
     nathole_targets,
@@ -18,6 +19,7 @@ TARGETS: dict[str, Target] = {
     for target in (
         *wire_targets.TARGETS,
         *wire_v2_targets.TARGETS,
+        *auth_targets.TARGETS,
         *http_targets.TARGETS,
         *nathole_targets.TARGETS,
         *net_targets.TARGETS,

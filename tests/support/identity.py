@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import datetime
 import functools
 import hashlib
 import hmac
+import ipaddress
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,8 +21,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
+from cryptography.x509.oid import NameOID
 
 CLIENT, SECRET = "office", "s3cret of the office"
 AUDIENCE = "frps"
@@ -265,8 +269,8 @@ class Provider:
                 + answer
             )
             await writer.drain()
-        except (OSError, EOFError, asyncio.IncompleteReadError):
-            pass  # Whoever asked is gone.
+        except (OSError, EOFError, asyncio.CancelledError):
+            pass  # Whoever asked is gone, or the test is over.
         finally:
             writer.close()
 
@@ -295,3 +299,24 @@ async def serving(provider: Provider, ssl: Any = None) -> AsyncIterator[Provider
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.wait_closed()
+
+
+@functools.cache
+def loopback_pem() -> bytes:
+    """A key and its certificate for loopback."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "idp")])
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    cert = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - day)
+        .not_valid_after(now + day)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ) + cert.public_bytes(serialization.Encoding.PEM)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -183,3 +186,17 @@ async def test_error_holds_no_secret():
     text = await refusal(t.TokenVerifier("hush"), msg)
     assert "hush" not in text
     assert msg.privilege_key not in text
+
+
+def test_a_program_with_a_token_loads_nothing_of_the_other_methods():
+    """Either program starts hundreds of times a day somewhere, nearly always with a token."""
+    code = (
+        "import sys, pyfrp.client.service, pyfrp.server.service\n"
+        "from pyfrp.auth import make_authenticator, make_verifier\n"
+        "from pyfrp.config import client_from_dict, server_from_dict\n"
+        "make_authenticator(client_from_dict({}).auth), make_verifier(server_from_dict({}).auth)\n"
+        "heavy = {'jwt', 'urllib.request', 'pyfrp.net.fetch', 'pyfrp.auth.sources'}\n"
+        "print(sorted(name for name in sys.modules if name in heavy or 'oidc' in name))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -81,6 +81,11 @@ SERVER: list[tuple[str, str]] = [
         ":1: bindPort and tcpmuxHTTPConnectPort are both 7000; give tcpmuxHTTPConnectPort a port",
     ),
     ("webServer.port = 99999", "webServer.port: port number 99999 must be in the range 0..65535"),
+    ("auth.method = 'oidc'", ":1: auth.oidc.issuer is required"),
+    (
+        "auth.method = 'oidc'\nauth.oidc.issuer = 'accounts.example'",
+        ":2: auth.oidc.issuer must be the http or https URL of the provider",
+    ),
     ("webServer.tls = {}", "tls.certFile must be specified when tls is enabled"),
     ("webServer.tls.certFile = 'x'", "tls.keyFile must be specified when tls is enabled"),
     (
@@ -331,6 +336,11 @@ CLIENT: list[tuple[str, str]] = [
     (
         "auth.method = 'oidc'\nauth.oidc = { clientID = 'x', tokenEndpointURL = 'ftp://x' }",
         "auth.oidc.tokenEndpointURL must use http or https",
+    ),
+    (
+        "auth.method = 'oidc'\nauth.oidc = { clientID = 'x', tokenEndpointURL = 'https://x/', "
+        "proxyURL = 'proxy:3128' }",
+        "auth.oidc.proxyURL must be an http, https, socks5 or socks5h URL",
     ),
     (
         "auth.method = 'oidc'\nauth.oidc.additionalEndpointParams.scope = 'x'",
