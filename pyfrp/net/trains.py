@@ -25,8 +25,9 @@ _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _MAX_CARS, _MAX_TRAIN = 64, 65_000
 _UINT16 = struct.Struct("=H")
 _CONTROL = 64  # Bytes, for the size of the cars.
-# Trains read in one turn of the loop: others want their turn, and acknowledgements wait for it.
-READS = 8
+# Bytes read in one turn of the loop: others want their turn, and acknowledgements wait for it.
+# From peers that send no trains this is a hundred datagrams.
+READ = 128 * 1024
 
 _space = bytearray(65_536)
 _view = memoryview(_space)
@@ -160,7 +161,8 @@ class TrainSocket:
     def _read(self) -> None:
         came: list[bytes] = []
         sender: Address | None = None
-        for _ in range(READS):
+        left = READ
+        while left > 0:
             try:
                 size, control, _, source = self._sock.recvmsg_into((_space,), _CONTROL)
             except (BlockingIOError, InterruptedError):
@@ -169,7 +171,9 @@ class TrainSocket:
                 self._on_error(exc)
                 if self.closed:
                     return
+                left -= READ // 8
                 continue
+            left -= max(size, 256)
             if source != sender:
                 if came:
                     self._on_datagrams(came, sender or ())

@@ -304,8 +304,12 @@ class KcpSession:
         wanted = self._wanted
         number = wanted + ((sn - wanted + _HALF) & _U32) - _HALF
         delivered = wanted - len(self._ready)
-        room = delivered + LEAST_ROOM
-        if number >= delivered + (room if room < self._window else self._window):
+        room = LEAST_ROOM + delivered
+        if (
+            number >= delivered + self._window
+            or number >= wanted + room
+            or (self._holding and wanted >= delivered + room)
+        ):
             return  # Beyond the window: not acknowledged, so that it comes again.
         self._ack = sn, stamp
         if number != wanted:

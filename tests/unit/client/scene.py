@@ -45,6 +45,9 @@ class MemoryConnector:
     def heard(self) -> float:
         return self.when
 
+    async def settle(self) -> None:
+        pass
+
     async def close(self) -> None:
         self.closed += 1
 
