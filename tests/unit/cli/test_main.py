@@ -189,11 +189,11 @@ def test_a_bad_file_ends_with_1_and_tells_on_standard_output(run: Run, here: Pat
 def test_what_a_start_would_refuse_fails_verification_too(
     run: Run, here: Path, started: Started
 ) -> None:
-    (here / "frps.toml").write_text('auth.token = "x"\nkcpBindPort = 443\n')
+    (here / "frps.toml").write_text('auth.token = "x"\nquicBindPort = 443\n')
     for argv in (["server", "verify"], ["server"]):
         code, out, _ = run(*argv, "-c", "frps.toml")
         assert code == 1
-        assert out.startswith("frps.toml:2: kcpBindPort is not available in this release")
+        assert out.startswith("frps.toml:2: quicBindPort is not available in this release")
     assert started == []
 
 

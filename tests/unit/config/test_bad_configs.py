@@ -353,7 +353,6 @@ def test_a_file_for_the_other_role_is_recognized(tmp_path: Path) -> None:
 
 
 UNSUPPORTED_SERVER = [
-    ("kcpBindPort = 1", "kcpBindPort"),
     ("quicBindPort = 1", "quicBindPort"),
     ("sshTunnelGateway.bindPort = 1", "sshTunnelGateway.bindPort"),
     ("webServer.port = 1", "webServer.port"),
@@ -368,7 +367,6 @@ UNSUPPORTED_SERVER = [
 OIDC = "auth.oidc = { clientID = 'x', tokenEndpointURL = 'https://x/' }\n"
 UNSUPPORTED_CLIENT = [
     ("clientID = 'x'", "clientID"),
-    ("transport.protocol = 'kcp'", 'transport.protocol = "kcp"'),
     ("transport.protocol = 'wss'", 'transport.protocol = "wss"'),
     ("transport.wireProtocol = 'v2'", 'transport.wireProtocol = "v2"'),
     ("transport.proxyURL = 'http://x'", "transport.proxyURL"),
