@@ -88,8 +88,10 @@ async def test_every_pair_carries_tcp_http_and_udp(
                 # What it says at its end gets out, although nothing tells UDP of an end.
                 scene.pair.client.signal(signal.SIGTERM)
                 for name in ("llm-api", "echo", "u"):
-                    await scene.pair.server.logged(rf"close proxy \[{name}\] success|"
-                                                   rf"\[{name}\] .*clos")
+                    await scene.pair.server.logged(
+                        rf"close proxy \[{name}\] success|"
+                        rf"\[{name}\] .*clos"
+                    )
 
 
 @pytest.mark.parametrize("kinds", PAIRS[:3], ids="-".join)

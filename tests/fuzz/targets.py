@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.fuzz import (
     datagram_targets,
     http_targets,
+    kcp_targets,
     nathole_targets,
     net_targets,
     wire_targets,
@@ -19,5 +20,6 @@ TARGETS: dict[str, Target] = {
         *nathole_targets.TARGETS,
         *net_targets.TARGETS,
         *datagram_targets.TARGETS,
+        *kcp_targets.TARGETS,
     )
 }
