@@ -523,7 +523,10 @@ class KcpSession:
 def farewell(conv: int, number: int = 0) -> bytes:
     """A datagram that tells a peer that there is no such conversation here, or no more.
 
+    Like every datagram that a session did not number it has no FEC header: with a number of another
+    one it would be taken for that when parity is used.
+
     Args:
         number: Segments that were sent in all.
     """
-    return _WHOLE.pack(0, DATA, OVERHEAD + 2, conv, END, 1, 0, 0, number & _U32, 0, 0)
+    return SEGMENT.pack(conv, END, 1, 0, 0, number & _U32, 0, 0)
