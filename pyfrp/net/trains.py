@@ -8,6 +8,7 @@ loopback, twenty datagrams of 1358 bytes cost 4 µs that way and 36 µs one by o
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import struct
 import sys
@@ -25,8 +26,15 @@ _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _MAX_CARS, _MAX_TRAIN = 64, 65_000
 _UINT16 = struct.Struct("=H")
 _CONTROL = 64  # Bytes, for the size of the cars.
-# Trains read in one turn of the loop: others want their turn, and acknowledgements wait for it.
-READS = 8
+# Bytes read in one turn of the loop: others want their turn, and acknowledgements wait for it.
+# From peers that send no trains this is a hundred datagrams.
+READ = 128 * 1024
+# What an old kernel says, or one whose network has no checksums of its own or a smaller MTU. A port
+# has many networks behind it, so that it gives up only after as many failures in a row.
+_NO_TRAINS = frozenset(
+    (errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
+)
+MAX_FAILURES = 8
 
 _space = bytearray(65_536)
 _view = memoryview(_space)
@@ -44,6 +52,7 @@ class TrainSender:
         self._sock = sock
         self._on_error = on_error
         self._trains = sys.platform == "linux"
+        self._failures = 0
 
     def send_all(self, datagrams: Sequence[bytes], address: Address | None = None) -> None:
         """Send in order, to the connected address if none is given."""
@@ -58,14 +67,15 @@ class TrainSender:
                     end += 1
             if end - at > 1:
                 if not self._send_train(datagrams[at:end], size, address):
-                    self._trains = False  # Not over this network; one by one from here on.
-                    continue
+                    for datagram in datagrams[at:end]:
+                        if not self._send_one(datagram, address):
+                            return
             elif not self._send_one(datagrams[at], address):
                 return
             at = end
 
     def _send_train(self, cars: Sequence[bytes], size: int, address: Address | None) -> bool:
-        """Returns whether the system can do it."""
+        """Returns whether the system can do it over that network."""
         control = [(_SOL_UDP, _UDP_SEGMENT, _UINT16.pack(size))]
         try:
             if address is None:
@@ -74,10 +84,14 @@ class TrainSender:
                 self._sock.sendmsg((b"".join(cars),), control, 0, address)
         except BlockingIOError:
             pass  # The kernel has no room: lost, as they may be anywhere on their way.
-        except ConnectionError as exc:
-            self._on_error(exc)  # Said of an earlier datagram; these come again as if lost.
-        except OSError:
-            return False
+        except OSError as exc:
+            if exc.errno in _NO_TRAINS:
+                self._failures += 1
+                self._trains = self._failures < MAX_FAILURES
+                return False
+            self._on_error(exc)  # Perhaps of an earlier datagram; these come again as if lost.
+        else:
+            self._failures = 0
         return True
 
     def _send_one(self, data: bytes, address: Address | None) -> bool:
@@ -122,8 +136,10 @@ class TrainSocket:
     async def attach(self) -> None:
         """Start to read. Raises OSError; the socket is closed then."""
         try:
+            if not hasattr(self._sock, "recvmsg_into"):
+                raise NotImplementedError
             self._loop.add_reader(self._sock.fileno(), self._read)
-        except NotImplementedError:  # Windows' proactor.
+        except NotImplementedError:  # Windows.
             self._plain = DatagramSocket(
                 self._sock,
                 on_datagram=lambda data, source: self._on_datagrams([data], source),
@@ -160,7 +176,8 @@ class TrainSocket:
     def _read(self) -> None:
         came: list[bytes] = []
         sender: Address | None = None
-        for _ in range(READS):
+        left = READ
+        while left > 0:
             try:
                 size, control, _, source = self._sock.recvmsg_into((_space,), _CONTROL)
             except (BlockingIOError, InterruptedError):
@@ -169,7 +186,9 @@ class TrainSocket:
                 self._on_error(exc)
                 if self.closed:
                     return
+                left -= READ // 8
                 continue
+            left -= max(size, 256)
             if source != sender:
                 if came:
                     self._on_datagrams(came, sender or ())

@@ -103,9 +103,9 @@ class Recovery:
             return []
         else:
             self._keep_odd(seqid, datagram)
-        if self._faults >= MAX_FAULTS:
-            return []
         for begin in self._groups(seqid, datagram[4] == 0xF1):
+            if self._faults >= MAX_FAULTS:
+                break
             found = self._complete(begin)
             if found:
                 return found

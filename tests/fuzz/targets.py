@@ -6,6 +6,7 @@ from tests.fuzz import (
     auth_targets,
     datagram_targets,
     http_targets,
+    kcp_targets,
     nathole_targets,
     net_targets,
     proxy_targets,
@@ -25,5 +26,6 @@ TARGETS: dict[str, Target] = {
         *net_targets.TARGETS,
         *datagram_targets.TARGETS,
         *proxy_targets.TARGETS,
+        *kcp_targets.TARGETS,
     )
 }
