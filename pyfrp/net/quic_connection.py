@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from aioquic.quic.connection import QuicConnection
+from aioquic.quic.connection import QuicConnection, QuicConnectionState
 
 from pyfrp.net.quic_fast import Shortcuts
 from pyfrp.net.quic_tls import WINDOW, Setup
@@ -56,6 +56,13 @@ class Connection(Shortcuts, QuicConnection):
             pacer.bucket_max = max(pacer.bucket_max, BURST_S)
 
         pacer.update_rate = update_rate  # type: ignore[method-assign]  # aioquic makes it itself
+
+    @property
+    def begun(self) -> bool:
+        """Whether a client's connection has begun; a server's has with its first good packet."""
+        return self._state is not QuicConnectionState.FIRSTFLIGHT or bool(
+            self._configuration.is_client
+        )
 
     # -- certificates --------------------------------------------------------------------------
 
