@@ -317,10 +317,13 @@ class QuicSession:
             self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        self._flushing = False
-        if self._connection is None:
+        if self._connection is None or self.ended.done():
             return
-        self._read_events()
+        self._flushing = True  # What the readers answer leaves now, too.
+        try:
+            self._read_events()
+        finally:
+            self._flushing = False
         if self.ended.done():
             return
         self._transmit()

@@ -88,8 +88,12 @@ async def test_a_port_where_nobody_listens_is_told(ends: tuple[End, End]):
     there = one.socket.address
     one.socket.close()
     await until(lambda: one.socket.closed, "its end")
-    two.socket.send_many([(b"x" * 100, there)])
-    await until(lambda: two.errors, "the refusal")
+
+    def told() -> bool:  # The port is closed some turns later.
+        two.socket.send_many([(b"x" * 100, there)] * 2)
+        return bool(two.errors)
+
+    await until(told, "the refusal")
     assert isinstance(two.errors[0], ConnectionRefusedError)
 
 
