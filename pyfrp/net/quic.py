@@ -192,7 +192,13 @@ class QuicSession:
             return
         self._heard = self.loop.time()
         self.answered = True
-        self.connection.receive_datagram(data, source or self._peer, now=self._heard)
+        try:
+            self.connection.receive_datagram(data, source or self._peer, now=self._heard)
+        except Exception as exc:
+            # Whatever a peer makes aioquic stumble over costs him alone.
+            self.report(exc, "a QUIC connection failed")
+            self.lose(PeerClosed("the QUIC connection failed"))
+            return
         self.schedule()
 
     def error_received(self, exc: OSError) -> None:
@@ -311,10 +317,13 @@ class QuicSession:
             self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        self._flushing = False
-        if self._connection is None:
+        if self._connection is None or self.ended.done():
             return
-        self._read_events()
+        self._flushing = True  # What the readers answer leaves now, too.
+        try:
+            self._read_events()
+        finally:
+            self._flushing = False
         if self.ended.done():
             return
         self._transmit()
@@ -334,6 +343,8 @@ class QuicSession:
         self._wake_at = when or 0.0
 
     def _transmit(self) -> None:
+        if not self.connection.begun:
+            return  # There is nobody yet to send to.
         datagrams = self.connection.datagrams_to_send(now=self.loop.time())
         if datagrams:
             self._socket.send_many(datagrams)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from aioquic.quic.connection import QuicConnection
+from aioquic.quic.connection import QuicConnection, QuicConnectionState
 
 from pyfrp.net.quic_fast import Shortcuts
 from pyfrp.net.quic_tls import WINDOW, Setup
@@ -17,6 +17,8 @@ from pyfrp.net.quic_tls import WINDOW, Setup
 # Timers of event loops have a millisecond, so this much may leave at once: more than aioquic's
 # sixteen datagrams on a fast network, and less than a fifth of a round trip on a slow one.
 BURST_S = 0.002
+# For a packet that nothing is said after; aioquic tells the peer to expect 25 ms.
+ACK_DELAY_S = 0.02
 
 
 class Reader(Protocol):
@@ -48,6 +50,7 @@ class Connection(Shortcuts, QuicConnection):
         self._asks = setup.trust is not None and not setup.quic.is_client
         self._token_for = token
         self._mark()
+        self._ack_delay = ACK_DELAY_S
         pacer = self._loss._pacer
         usual = pacer.update_rate
 
@@ -56,6 +59,13 @@ class Connection(Shortcuts, QuicConnection):
             pacer.bucket_max = max(pacer.bucket_max, BURST_S)
 
         pacer.update_rate = update_rate  # type: ignore[method-assign]  # aioquic makes it itself
+
+    @property
+    def begun(self) -> bool:
+        """Whether a client's connection has begun; a server's has with its first good packet."""
+        return self._state is not QuicConnectionState.FIRSTFLIGHT or bool(
+            self._configuration.is_client
+        )
 
     # -- certificates --------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Short ways through aioquic for packets that carry nothing but the bytes of a stream.
 
-These are nearly all packets of a long answer, and aioquic takes three times as long for each.
-Whatever is not plain goes the usual way: other frames, gaps, other addresses, new keys.
+These, and acknowledgements, are nearly all packets of a long answer, and aioquic takes three times
+as long for each. Whatever is not plain goes the usual way: other frames, gaps, other addresses, new
+keys. Acknowledgements travel with what is sent anyway, instead of a millisecond later.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import aioquic
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # aioquic does not say so
 from aioquic.quic.connection import QuicConnectionState
 from aioquic.quic.events import StreamDataReceived
-from aioquic.quic.packet import QuicPacketType
+from aioquic.quic.packet import QuicPacketType, pull_ack_frame
 from aioquic.quic.packet_builder import QuicSentPacket
 from aioquic.tls import Epoch
 
@@ -26,11 +28,16 @@ _TURN = 16  # Packets of a stream before the others have their turn.
 _TAG = 16
 _HEADER = 3  # Of a short packet, without the connection id.
 _STREAM, _OFFSET, _LENGTH, _FIN = 0x08, 4, 2, 1
+_ACK = 0x02
+_EARLIER_S = 0.000_1
 _MAX_RANGES = 64  # Of packets to acknowledge; beyond, aioquic drops some.
 
 
 class Shortcuts(Base):
     """To be mixed into aioquic's connection."""
+
+    _unacked = 0
+    """Packets that have come since an acknowledgement was sent."""
 
     # -- input ---------------------------------------------------------------------------------
 
@@ -43,8 +50,10 @@ class Shortcuts(Base):
             and self._state is QuicConnectionState.CONNECTED
             and self._take(data, addr, now)
         ):
+            self._unacked += 1
             return
         super().receive_datagram(data, addr, now)
+        self._unacked += 1
 
     def _take(self, data: bytes, addr: Any, now: float) -> bool:
         """Handle a packet that is nothing but the next bytes of a stream; False for any other."""
@@ -61,21 +70,51 @@ class Shortcuts(Base):
             return False
         if new_keys or number < space.expected_packet_number or header[0] & 0x18:
             return False
-        kind = plain[0] if plain else 0
-        if kind & ~(_OFFSET | _LENGTH) != _STREAM or len(space.ack_queue) > _MAX_RANGES:
+        if len(space.ack_queue) > _MAX_RANGES:
             return False
+        acked, at = None, 0
         try:
-            stream_id, at = _varint(plain, 1)
-            offset, at = _varint(plain, at) if kind & _OFFSET else (0, at)
-            if kind & _LENGTH:
-                size, at = _varint(plain, at)
-            else:
-                size = len(plain) - at
-        except IndexError:
+            if plain[0] == _ACK:
+                buffer = Buffer(data=plain)
+                buffer.seek(1)
+                acked = pull_ack_frame(buffer)
+                at = buffer.tell()
+            fed = self._feed(plain, at) if at < len(plain) else None
+        except (IndexError, ValueError):  # aioquic's BufferReadError is one, too.
             return False
+        if fed is None and at < len(plain):
+            return False
+        if acked is not None:
+            ranges, delay = acked
+            self._loss.on_ack_received(
+                ack_rangeset=ranges,
+                ack_delay=(delay << self._remote_ack_delay_exponent) / 1_000_000,
+                now=now,
+                space=space,
+            )
+        if fed is not None:
+            self._events.append(fed)
+        self._note(space, number, header[0], now, asks=fed is not None)
+        return True
+
+    def _feed(self, plain: bytes, at: int) -> StreamDataReceived | None:
+        """Take the next bytes of a stream, if a packet is nothing else from here on.
+
+        Raises:
+            IndexError: the packet ends within a frame.
+        """
+        kind = plain[at]
+        if kind & ~(_OFFSET | _LENGTH) != _STREAM:
+            return None
+        stream_id, at = _varint(plain, at + 1)
+        offset, at = _varint(plain, at) if kind & _OFFSET else (0, at)
+        if kind & _LENGTH:
+            size, at = _varint(plain, at)
+        else:
+            size = len(plain) - at
         stream = self._streams.get(stream_id)
         if stream is None or not size or at + size != len(plain):
-            return False
+            return None
         receiver, limit, end = stream.receiver, self._local_max_data, offset + size
         if (
             offset != receiver.highest_offset
@@ -85,15 +124,13 @@ class Shortcuts(Base):
             or end > stream.max_stream_data_local
             or limit.used + size > limit.value
         ):
-            return False
+            return None
         receiver.highest_offset = receiver._buffer_start = end
         limit.used += size
-        self._events.append(StreamDataReceived(plain[at:], False, stream_id))
-        self._note(space, number, header[0], now)
-        return True
+        return StreamDataReceived(plain[at:], False, stream_id)
 
-    def _note(self, space: Any, number: int, first: int, now: float) -> None:
-        """What aioquic notes of each packet that asks for an acknowledgement."""
+    def _note(self, space: Any, number: int, first: int, now: float, *, asks: bool) -> None:
+        """What aioquic notes of each packet, and of those that ask for an acknowledgement."""
         space.expected_packet_number = number + 1
         if number > self._spin_highest_pn:
             self._spin_bit = bool(first & 0x20) != self._is_client
@@ -104,12 +141,16 @@ class Shortcuts(Base):
         space.largest_received_time = now
         space.ack_queue.add(number)
         space.received_packets.add(number)
-        if space.ack_at is None:
+        if asks and space.ack_at is None:
             space.ack_at = now + self._ack_delay
 
     # -- output --------------------------------------------------------------------------------
 
     def _write_application(self, builder: Any, network_path: Any, now: float) -> None:
+        space = self._spaces[Epoch.ONE_RTT]
+        if space.ack_at is not None and (self._unacked > 1 or self._has_data()):
+            # With what leaves anyway, or for every second packet (RFC 9000, 13.2.2).
+            space.ack_at = min(space.ack_at, now - _EARLIER_S)
         if (
             KNOWN
             and self._handshake_confirmed
@@ -120,6 +161,11 @@ class Shortcuts(Base):
         ):
             self._write_full(builder, now)
         super()._write_application(builder, network_path, now)
+        if space.ack_at is None:
+            self._unacked = 0
+
+    def _has_data(self) -> bool:
+        return any(not stream.sender.buffer_is_empty for stream in self._streams_queue)
 
     def _write_full(self, builder: Any, now: float) -> None:
         """Write packets that are full of one stream each, as long as there are such."""

@@ -166,6 +166,8 @@ class Listening:
         if len(self._half_open) > MAX_HALF_OPEN:
             next(iter(self._half_open)).lose(PeerClosed("too many connections are half open"))
         session.datagram_received(data, source)
+        if not session.connection.begun:
+            session.lose(PeerClosed("it began with noise"))
 
     def _retry(self, reply_to: bytes, meant_for: bytes, version: int, source: Address) -> None:
         """Have a client come again with what only whoever has its address can know."""

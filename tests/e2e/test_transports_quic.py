@@ -270,4 +270,7 @@ async def test_what_is_wrong_is_told_in_words(case: str, kind: Kind, tmp_path: P
     async with tunnel(
         tmp_path, [], kinds=(kind, "ours"), server=server, client=client, ready=False
     ) as pair:
+        pair.client.kill()  # It shall not come before the server is there.
+        await pair.server_ready()
+        pair.client.start()
         await pair.client.logged(f"connect to server error: .*({words})", 10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from tests.fuzz import (
     auth_targets,
     datagram_targets,
@@ -29,3 +31,8 @@ TARGETS: dict[str, Target] = {
         *kcp_targets.TARGETS,
     )
 }
+
+if find_spec("aioquic") is not None:  # It is optional.
+    from tests.fuzz import quic_targets
+
+    TARGETS |= {target.name: target for target in quic_targets.TARGETS}

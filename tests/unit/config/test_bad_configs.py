@@ -492,6 +492,26 @@ def test_a_visitor_that_speaks_quic_needs_a_package(
     check_supported(load_client(path))
 
 
+def test_a_link_over_quic_needs_a_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "frpc.toml", tmp_path / "frps.toml"
+    theirs.write_text("transport.protocol = 'quic'\n")
+    ours.write_text("quicBindPort = 1\n")
+    monkeypatch.setattr("pyfrp.config.support.find_spec", lambda name: name)
+    check_supported(load_client(theirs))
+    check_supported(load_server(ours))
+    monkeypatch.setattr("pyfrp.config.support.find_spec", lambda name: None)
+    for cfg, words in (
+        (load_client(theirs), 'transport.protocol = "quic" is'),
+        (load_server(ours), "quicBindPort is"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            check_supported(cfg)
+        assert f":1: {words} not available in this installation: " in str(caught.value)
+        assert 'pip install "pyfrp-tunnel[quic]"' in str(caught.value)
+    ours.write_text("quicBindPort = 0\n")
+    check_supported(load_server(ours))
+
+
 def test_an_unknown_feature_gate_is_refused_at_start_in_frps_words(tmp_path: Path) -> None:
     path = tmp_path / "frpc.toml"
     path.write_text("featureGates.Foo = true\n")
