@@ -72,7 +72,11 @@ bindPort = {port}
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """What a transport adds to the files of server and client; `{bind}` is the server's port."""
+    """What a transport adds to the files of client and server.
+
+    Attributes:
+        server: What a transport with a port of its own adds, over UDP; `{bind}` is the number.
+    """
 
     client: str
     server: str = ""
@@ -82,6 +86,8 @@ TRANSPORTS = {
     "tcp": Transport(""),
     "websocket": Transport('transport.protocol = "websocket"\n'),
     "wss": Transport('transport.protocol = "wss"\n'),
+    "kcp": Transport('transport.protocol = "kcp"\n', "kcpBindPort = {bind}\n"),
+    "quic": Transport('transport.protocol = "quic"\n', "quicBindPort = {bind}\n"),
 }
 """The ways between client and server; all with TLS, as is the default."""
 
@@ -163,6 +169,8 @@ class Pair:
             began = time.perf_counter()
             first = stack.enter_context(self.first(folder, ports, backend))
             wait_for_port(ports[0], first, READY_LIMIT_S)
+            if self.way.server:
+                wait_for_port(ports[0], first, READY_LIMIT_S, udp=True)
             second = stack.enter_context(self.second(folder, ports, backend))
             _wait_for_answer(ports[1], (first, second))
             ready_s = time.perf_counter() - began

@@ -195,6 +195,8 @@ ROWS = (
     *_other_types(),
     *_over("websocket", short="ws"),
     *_over("wss", beside="tcp"),
+    *_over("kcp"),
+    *_over("quic"),
 )
 
 

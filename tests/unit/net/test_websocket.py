@@ -6,9 +6,11 @@ import asyncio
 import random
 
 import pytest
+import websockets
 
 from pyfrp.errors import HandshakeError, PeerClosed, RemoteWireError
 from pyfrp.net import websocket as module
+from pyfrp.net.dial import dial_tcp
 from pyfrp.net.tls import upgrade
 from pyfrp.net.websocket import WebSocketEndpoint, accept, connect
 from pyfrp.wire import websocket as wire
@@ -101,6 +103,51 @@ async def test_on_sockets_they_end_in_order(loop_kind):
         client.close()
         assert await echo.until_lost() is None
         assert await got.until_lost() is None
+
+
+async def test_a_librarys_client_is_served():
+    accepted = []
+
+    class Accepting(Reader):
+        def connection_made(self, transport):
+            transport.pause_reading()
+            accepted.append(asyncio.get_running_loop().create_task(accept(transport)))
+
+    listener = await asyncio.get_running_loop().create_server(Accepting, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    url = f"ws://127.0.0.1:{port}{wire.PATH}"
+    async with websockets.connect(url, origin="http://frps.test", proxy=None) as client:
+        assert client.protocol.extensions == []
+        server = await accepted[0]
+        reader = reading(server)
+        reader.on_data = server.write
+        await client.send([b"in ", b"three ", b"fragments"])
+        assert await reader.until_data(18) == b"in three fragments"
+        await within(await client.ping(), 5, "the pong")
+        assert (await client.recv()).startswith(b"in ")
+        server.close()
+        await within(client.wait_closed(), 5, "the end")
+        assert client.close_code == 1000
+    listener.close()
+    await reader.until_lost()
+
+
+async def test_a_librarys_server_is_understood():
+    async def echo(connection: websockets.ServerConnection) -> None:
+        await within(await connection.ping(), 5, "the pong")
+        async for message in connection:
+            assert isinstance(message, bytes)
+            await connection.send(message.hex())  # As text.
+
+    async with websockets.serve(echo, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        link, held = await dial_tcp("127.0.0.1", port, timeout_s=5)
+        client = await connect(link, f"127.0.0.1:{port}", early=held.early)
+        reader = reading(client)
+        client.write(b"\x01\x02")
+        assert await reader.until_data(4) == b"0102"
+        client.close()
+        assert await reader.until_lost() is None
 
 
 async def test_bytes_behind_either_handshake_are_kept_for_the_reader():
