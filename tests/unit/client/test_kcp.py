@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from pyfrp.client.connector import DirectConnector
-from pyfrp.client.transports import connect, kcp
+from pyfrp.client.transports import connect
 from pyfrp.client.transports.kcp import Dialler
 from pyfrp.errors import DialError, HandshakeError
+from pyfrp.net import dial
 from pyfrp.net import kcp as endpoints
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.kcp import KcpEndpoint
@@ -85,7 +86,7 @@ def resolving(monkeypatch, *hosts):
     async def resolve(host, port):
         return [(found, port) for found in hosts]
 
-    monkeypatch.setattr(kcp, "resolve", resolve)
+    monkeypatch.setattr(dial, "resolve", resolve)
 
 
 @asynccontextmanager
@@ -166,7 +167,7 @@ async def test_the_next_address_is_tried(monkeypatch):
 
 
 async def test_every_address_that_failed_is_named(monkeypatch):
-    monkeypatch.setattr(kcp, "LEAST_SHARE_S", 0.1)
+    monkeypatch.setattr(dial, "LEAST_SHARE_S", 0.1)
     async with Service() as service:
         service.silent = True
         resolving(monkeypatch, "127.0.0.9", HOST)
@@ -190,7 +191,7 @@ async def test_a_resolver_that_hangs_is_said(monkeypatch):
     async def resolve(host, port):
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(kcp, "resolve", resolve)
+    monkeypatch.setattr(dial, "resolve", resolve)
     route = replace(ROUTE, protocol="kcp", tcp_mux=True, dial_timeout_s=0.05)
     with pytest.raises(DialError, match="no answer of the resolver"):
         await connect(route, report)
