@@ -48,6 +48,7 @@ SHOWN = 100
 
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
 _NEVER = -62135596800  # The year 1: what Go has for a time that is not given.
+_NOT_VERIFIED = "failed to verify signature: failed to verify id token signature"
 _GOOGLE, _GOOGLE_SHORT = "https://accounts.google.com", "accounts.google.com"
 
 
@@ -194,6 +195,9 @@ def check_algorithm(token: Token, algorithms: Iterable[str]) -> tuple[str, str]:
             "oidc: malformed jwt: go-jose/go-jose: unexpected signature algorithm "
             f"{quote(algorithm)}; expected [{wanted}]"
         )
+    if "crit" in header or header.get("b64") is False:
+        # What must be understood is not (RFC 7515 4.1.11); go-jose fails at the signature, too.
+        raise BadToken(_NOT_VERIFIED)
     return algorithm, key_id
 
 
@@ -213,7 +217,7 @@ def check_signature(token: Token, algorithm: str, key_id: str, keys: Iterable[Ke
             and _signed(token, algorithm, key)
         ):
             return
-    raise UnknownKey("failed to verify signature: failed to verify id token signature")
+    raise UnknownKey(_NOT_VERIFIED)
 
 
 def _signed(token: Token, algorithm: str, key: Key) -> bool:

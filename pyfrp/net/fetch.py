@@ -203,6 +203,7 @@ class Fetcher:
                 "Host": place.authority,
                 "User-Agent": "pyfrp",
                 "Accept": "application/json",
+                "Accept-Encoding": "identity",
                 "Connection": "close",
                 **fields,
             }

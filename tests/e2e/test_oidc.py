@@ -113,7 +113,7 @@ async def test_token_scopes_agree(kinds: tuple[Kind, Kind], tmp_path: Path) -> N
     client = {**auth, **beats, "log": {"level": "debug"}}
     async with _scene(tmp_path, kinds, auth, client) as (pair, port):
         assert await _echoes(port)
-        await pair.client.logged("receive heartbeat from server", count=2)
+        await pair.client.logged("receive heartbeat from server")
         assert await _echoes(port)
 
 

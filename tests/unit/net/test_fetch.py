@@ -18,6 +18,7 @@ from pyfrp.net import fetch as module
 from pyfrp.net.certs import trusting_context
 from pyfrp.net.fetch import PROXY_SCHEMES, Fetcher, FetchError, Place, read_url
 from tests.support.identity import loopback_pem
+from tests.support.waiting import within
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HOST = "127.0.0.1"
@@ -179,22 +180,22 @@ async def test_a_server_that_drips_is_given_up_too() -> None:
 
 
 async def test_a_cancelled_exchange_leaves_nothing_open() -> None:
-    ended = asyncio.Event()
+    asked, ended = asyncio.Event(), asyncio.Event()
 
     async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
+        asked.set()
         with contextlib.suppress(OSError):
             await reader.read()
         ended.set()
 
     async with listening(wait) as port:
         task = asyncio.get_running_loop().create_task(Fetcher().get(f"http://{HOST}:{port}/"))
-        await asyncio.sleep(0.05)
+        await within(asked.wait(), 5, "the request")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with asyncio.timeout(5):
-            await ended.wait()
+        await within(ended.wait(), 5, "the end of the connection")
 
 
 # -- redirections -------------------------------------------------------------------------------

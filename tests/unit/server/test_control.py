@@ -14,6 +14,7 @@ from pyfrp.errors import PeerClosed
 from pyfrp.server import control as module
 from pyfrp.wire.messages import (
     CloseProxy,
+    Login,
     NewProxy,
     NewVisitorConn,
     NewVisitorConnResp,
@@ -138,6 +139,32 @@ async def test_a_replaced_login_that_does_not_read_does_not_delay_the_new_one(mo
         old.end.pause_reading()
         new = await within(o.login(run_id=old.run_id), 2, "the new login")
         assert new.resp.error == ""
+
+
+async def test_a_login_that_ended_while_it_was_checked_replaces_nobody(monkeypatch):
+    async with office(monkeypatch, **DIRECT) as o:
+        old = await o.login()
+        control = o.server.controls[old.run_id]
+        asked, answered = asyncio.Event(), asyncio.Event()
+        verify = o.server.verifier.verify_login
+
+        async def slow(login, now):
+            asked.set()
+            await answered.wait()
+            await verify(login, now)
+
+        monkeypatch.setattr(o.server.verifier, "verify_login", slow)
+        now = int(time.time())
+        conn, end = o.connect()
+        key = auth_key("spec-token", now)
+        conn.write(Login(privilege_key=key, timestamp=now, run_id=old.run_id))
+        await within(asked.wait(), 5, "the check")
+        end.abort()
+        await turns()
+        answered.set()
+        await turns(20)
+        assert list(o.server.controls.values()) == [control]
+        assert (await old.tcp("ssh", free_port())).error == ""
 
 
 async def test_a_run_id_that_nobody_has_is_kept_by_who_brings_it(monkeypatch):
