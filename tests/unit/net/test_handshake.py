@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import platform
 from pathlib import Path
@@ -334,7 +333,7 @@ def test_aes_is_preferred_where_the_cpu_has_it(monkeypatch, machine, words, fast
     assert found == (v2.ALGORITHMS if fast else v2.ALGORITHMS[::-1])
 
 
-async def test_the_hello_tells_what_carries_it():
+def test_the_hello_tells_what_carries_it():
     hello = decode_body(
         v2.ClientHello, client_hello(transport="wss", tls=True, tcp_mux=False).payload
     )
@@ -345,4 +344,3 @@ async def test_the_hello_tells_what_carries_it():
     )
     assert len(hello.capabilities.crypto.client_random) == v2.RANDOM_SIZE
     assert tuple(hello.capabilities.crypto.algorithms) == handshake.preferred_algorithms()
-    await asyncio.sleep(0)
