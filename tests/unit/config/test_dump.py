@@ -24,6 +24,7 @@ WORDS: dict[str, list[Any]] = {
     "log.level": ["info", "debug"],
     "log.format": ["text", "json"],
     "transport.protocol": ["tcp", "kcp", "wss"],
+    "transport.proxyURL": ["http://user:p%40ss@proxy:3128", "socks5://[::1]:1080"],
     "transport.wireProtocol": ["v1", "v2"],
     "transport.bandwidthLimit": ["", "5MB"],
     "transport.bandwidthLimitMode": ["client", "server"],
