@@ -20,7 +20,10 @@ STALE := stale
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format coverage bench fuzz test-llm test-real clean distclean stale
+# How long `make soak` goes on.
+SOAK_SECONDS ?= 3600
+
+.PHONY: help demo test lint format coverage bench fuzz soak test-llm test-real clean distclean stale
 
 help:
 	@echo "make demo      start a sample LLM API, a server and a client, and stream through them"
@@ -30,6 +33,7 @@ help:
 	@echo "make coverage  unit tests with branch coverage"
 	@echo "make bench     measure against the official frp and nginx, print a table"
 	@echo "make fuzz      every decoder against generated input, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
+	@echo "make soak      an hour behind squid: streams, idle times, restarts, moves, SOAK_SECONDS=$(SOAK_SECONDS) (Debian, root)"
 	@echo "make test-llm  a real model behind the tunnel (about 10 minutes of set-up, once)"
 	@echo "make test-real ssh, rsync, curl, nginx, iperf3, PostgreSQL, dig through the tunnel (Debian, root)"
 	@echo "make clean     remove the environment and caches (distclean: the model's too)"
@@ -87,6 +91,10 @@ test-llm: $(RUN)
 test-real: $(DEV)
 	@scripts/install-real.sh
 	$(PY) -m pytest --real tests/real $(ARGS)
+
+soak: $(DEV)
+	@scripts/install-real.sh
+	$(PY) -m tests.soak --seconds $(SOAK_SECONDS) $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* \

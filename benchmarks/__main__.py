@@ -80,7 +80,9 @@ def _profile(row: Row, seconds: float, names: str, folder: Path) -> int:
         raise BenchError(notes[0])
     runner = Runner(folder, _say)
     try:
-        with pairs[0].running(folder / "profile", runner.backend_port) as running:
+        with pairs[0].running(
+            folder / "profile", runner.backend_port, row.proxy, row.idle_proxies, row.transport
+        ) as running:
             server, client = running.pids
             _say(f"{pairs[0].name} under {row.name} for {seconds:g} s")
             print(f"server pid {server}\nclient pid {client}", flush=True)

@@ -70,6 +70,28 @@ bindPort = {port}
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """What a transport adds to the files of client and server.
+
+    Attributes:
+        server: What a transport with a port of its own adds, over UDP; `{bind}` is the number.
+    """
+
+    client: str
+    server: str = ""
+
+
+TRANSPORTS = {
+    "tcp": Transport(""),
+    "websocket": Transport('transport.protocol = "websocket"\n'),
+    "wss": Transport('transport.protocol = "wss"\n'),
+    "kcp": Transport('transport.protocol = "kcp"\n', "kcpBindPort = {bind}\n"),
+    "quic": Transport('transport.protocol = "quic"\n', "quicBindPort = {bind}\n"),
+}
+"""The ways between client and server; all with TLS, as is the default."""
+
+
 def _proxies_toml(kind: str, backend: int, port: int, idle: Sequence[int]) -> str:
     """What is added to the client's file for a row of a type other than http."""
     text = ""
@@ -104,6 +126,10 @@ class Pair:
     version: str
     carries: frozenset[str] = frozenset({"http"})
     """Types of proxies that it has."""
+    speaks: frozenset[str] = frozenset({"tcp"})
+    """Transports that it has."""
+    way: Transport = TRANSPORTS["tcp"]
+    """The one of the row in turn."""
     more: str = ""
     """What the row in turn adds to the client's file."""
 
@@ -118,7 +144,12 @@ class Pair:
 
     @contextlib.contextmanager
     def running(
-        self, folder: Path, backend: int, kind: str = "http", idle_proxies: int = 0
+        self,
+        folder: Path,
+        backend: int,
+        kind: str = "http",
+        idle_proxies: int = 0,
+        transport: str = "tcp",
     ) -> Iterator[Running]:
         """Start both processes, wait for the first proxied answer, and end both afterwards.
 
@@ -127,15 +158,19 @@ class Pair:
         Args:
             kind: Type of the proxy that the load goes through.
             idle_proxies: How many more there are that nobody uses.
+            transport: Key of `TRANSPORTS`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.prepare(folder)
         ports = free_ports(3 + idle_proxies)
+        self.way = TRANSPORTS[transport]
         self.more = _proxies_toml(kind, backend, ports[2], ports[3:])
         with contextlib.ExitStack() as stack:
             began = time.perf_counter()
             first = stack.enter_context(self.first(folder, ports, backend))
             wait_for_port(ports[0], first, READY_LIMIT_S)
+            if self.way.server:
+                wait_for_port(ports[0], first, READY_LIMIT_S, udp=True)
             second = stack.enter_context(self.second(folder, ports, backend))
             _wait_for_answer(ports[1], (first, second))
             ready_s = time.perf_counter() - began
@@ -150,15 +185,25 @@ class Pair:
 
 
 class FrpPair(Pair):
-    """Anything that takes frp's files: `argv` are the commands of server and client."""
+    """Anything that takes frp's files.
+
+    Args:
+        argv: The commands of server and client.
+        without: Transports that it does not have.
+    """
 
     carries = frozenset({"http", "tcp", "udp", "stcp"})
 
     def __init__(
-        self, name: str, version: str, argv: tuple[Sequence[str | Path], Sequence[str | Path]]
+        self,
+        name: str,
+        version: str,
+        argv: tuple[Sequence[str | Path], Sequence[str | Path]],
+        without: frozenset[str] = frozenset(),
     ) -> None:
         self.name = name
         self.version = version
+        self.speaks = frozenset(TRANSPORTS) - without
         self._argv = argv
 
     def _start(self, side: int, file: Path, text: str, folder: Path) -> Child:
@@ -173,10 +218,12 @@ class FrpPair(Pair):
 
     def first(self, folder: Path, ports: Sequence[int], backend: int) -> Child:
         text = _SERVER_TOML.format(bind=ports[0], front=ports[1])
+        text += self.way.server.format(bind=ports[0])
         return self._start(0, folder / "frps.toml", text, folder)
 
     def second(self, folder: Path, ports: Sequence[int], backend: int) -> Child:
-        text = _CLIENT_TOML.format(bind=ports[0], backend=backend, host=HOST) + self.more
+        text = self.way.client + _CLIENT_TOML.format(bind=ports[0], backend=backend, host=HOST)
+        text += self.more
         return self._start(1, folder / "frpc.toml", text, folder)
 
 
@@ -222,7 +269,12 @@ class DirectPair(Pair):
 
     @contextlib.contextmanager
     def running(
-        self, folder: Path, backend: int, kind: str = "http", idle_proxies: int = 0
+        self,
+        folder: Path,
+        backend: int,
+        kind: str = "http",
+        idle_proxies: int = 0,
+        transport: str = "tcp",
     ) -> Iterator[Running]:
         yield Running(backend, [], 0.0)
 
@@ -291,7 +343,10 @@ def official() -> Pair:
             f"no frps and frpc in {folder}: set PYFRP_OFFICIAL_DIR to a folder that holds them"
         )
     version = subprocess.run([str(frps), "-v"], capture_output=True, text=True, timeout=10)
-    return FrpPair("official", f"frp {version.stdout.strip()}", ([frps], [frpc]))
+    # frps needs a web server in front of it for wss.
+    return FrpPair(
+        "official", f"frp {version.stdout.strip()}", ([frps], [frpc]), frozenset({"wss"})
+    )
 
 
 def pyfrp() -> Pair:

@@ -144,17 +144,27 @@ def module(name: str, log: Path) -> Child:
     return Child([sys.executable, "-m", name], log, piped=True)
 
 
-def wait_for_port(port: int, child: Child, limit_s: float) -> None:
+def wait_for_port(port: int, child: Child, limit_s: float, *, udp: bool = False) -> None:
     """Return when something listens on a loopback port; `child` is who should."""
     end = time.monotonic() + limit_s
-    while True:
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return
+    while not _taken(port, udp):
         child.check_alive()
         if time.monotonic() > end:
             raise BenchError(f"{child.name} did not listen within {limit_s:.0f} s: {child.tail()}")
         time.sleep(0.002)
+
+
+def _taken(port: int, udp: bool) -> bool:
+    """Whether somebody listens there."""
+    if not udp:
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+        return False
 
 
 def end_on_sigterm() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.rows import Metric, Row
-from benchmarks.runner import Pace, Sample, medians
+from benchmarks.runner import Pace, Sample, beside, medians
 
 _SATURATED = 0.97
 """Share of all cores' time above which delays tell of the machine rather than of the tunnel."""
@@ -61,7 +61,7 @@ def failures(rows: list[Row], samples: list[Sample]) -> list[str]:
         for metric in row.metrics:
             ours, official, nginx = (
                 figures.get((row.name, pair), {}).get(metric.key)
-                for pair in ("pyfrp", "official", "nginx")
+                for pair in ("pyfrp", beside(row), "nginx")
             )
             if judge(metric, ours, official, nginx).passed is False:
                 missed.append(f"{row.name}: {metric.label}")
@@ -91,7 +91,7 @@ def markdown(
         for index, metric in enumerate(row.metrics):
             ours, official, nginx, direct = (
                 figures.get((row.name, pair), {}).get(metric.key)
-                for pair in ("pyfrp", "official", "nginx", "direct")
+                for pair in ("pyfrp", beside(row), "nginx", "direct")
             )
             verdict = judge(metric, ours, official, nginx)
             cells = [
@@ -111,9 +111,9 @@ def markdown(
     lines += [
         f"- command: `{command}`",
         f"- median of {pace.rounds} rounds of {pace.window_s:g} s after {pace.warm_s:g} s of "
-        "warm-up, pairs taken in turn; default configuration with TLS and tcpMux; CPU is user plus "
-        "system time of both processes by process clocks; ratios are pyfrp's figure divided by "
-        "the other's",
+        "warm-up, pairs taken in turn; default configuration with TLS and tcpMux, over tcp where a "
+        "row does not say otherwise; CPU is user plus system time of both processes "
+        "by process clocks; ratios are pyfrp's figure divided by the other's",
         "- event rates: "
         + (
             ", ".join(
@@ -142,7 +142,9 @@ def _doubts(samples: list[Sample]) -> list[str]:
             doubts.append(
                 f"{where}: only {sample.figures['expected_share']:.0%} of the tokens came in time"
             )
-        if sample.row.startswith(("sse", "step")) and sample.figures.get("busy", 0.0) > _SATURATED:
+        if {"sse", "step"} & set(sample.row.split("-")) and sample.figures.get(
+            "busy", 0.0
+        ) > _SATURATED:
             doubts.append(f"{where}: the machine was saturated, delays tell little")
     return doubts
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 
@@ -45,6 +45,11 @@ class Row:
     """Type of the proxy that carries it; "stcp" with its visitor in the same client."""
     idle_proxies: int = 0
     """How many proxies there are besides."""
+    transport: str = "tcp"
+    """Between client and server; a key of `pairs.TRANSPORTS`."""
+    beside: str = ""
+    """Where the official pair cannot do that: the transport over which pyfrp's own pair takes the
+    official one's place in the comparison."""
 
 
 def _requests(
@@ -60,11 +65,13 @@ def _requests(
     )
 
 
-def _streams(cpu_at_most: float, cpu_below_nginx: float | None = None) -> tuple[Metric, ...]:
+def _streams(
+    cpu_at_most: float, cpu_below_nginx: float | None = None, delay_below: float | None = 1.0
+) -> tuple[Metric, ...]:
     return (
         Metric("cpu_ms", "CPU ms/1000 tokens", 1, at_most=cpu_at_most, below_nginx=cpu_below_nginx),
-        Metric("p50_ms", "delay per token p50 ms", 2, below=1.0),
-        Metric("p99_ms", "delay per token p99 ms", 2, below=1.0),
+        Metric("p50_ms", "delay per token p50 ms", 2, below=delay_below),
+        Metric("p99_ms", "delay per token p99 ms", 2, below=delay_below),
     )
 
 
@@ -127,6 +134,26 @@ def _other_types() -> tuple[Row, ...]:
     )
 
 
+def _over(transport: str, *, short: str = "", beside: str = "") -> tuple[Row, ...]:
+    """The main job and bulk over a transport other than tcp, named by `short`."""
+    short = short or transport
+    title = f"{transport}, beside pyfrp over {beside}" if beside else transport
+    cpu = 1.3 if beside else 1.0
+    least = None if beside else 1.0
+    bulk = (
+        Metric("cpu_s_gb", "CPU s/GB", 2, at_most=cpu),
+        Metric("rate", "MB/s", 0, at_least=least),
+    )
+    requests, streams = _requests(cpu, least), _streams(cpu, delay_below=least)
+    rows = (
+        Row(f"{short}-get-64", f"{title}: GET, 64 kept connections", "kept", requests, 64),
+        Row(f"{short}-sse-200", f"{title}: SSE, 200", "streams", streams, 200),
+        Row(f"{short}-down", f"{title}: bulk, one stream down", "down", bulk),
+        Row(f"{short}-up", f"{title}: bulk, one stream up", "up", bulk),
+    )
+    return tuple(replace(row, transport=transport, beside=beside) for row in rows)
+
+
 ROWS = (
     Row("get-1", "GET, 1 kept connection", "kept", _requests(cpu_at_most=0.45)),
     Row("get-64", "GET, 64 kept connections", "kept", _requests(0.12, 5.0, 1.0), 64),
@@ -166,6 +193,10 @@ ROWS = (
         repeats=3,
     ),
     *_other_types(),
+    *_over("websocket", short="ws"),
+    *_over("wss", beside="tcp"),
+    *_over("kcp"),
+    *_over("quic"),
 )
 
 

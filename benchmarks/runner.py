@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -63,28 +63,30 @@ class Runner:
         for row in rows:
             for turn in range(1, pace.rounds + 1):
                 for _ in range(row.repeats):
-                    for pair in pairs:
-                        if row.proxy not in pair.carries:
-                            continue
-                        sample = self._measure(row, pair, turn, pace)
+                    for pair, name, transport in _turn(row, pairs):
+                        sample = self._measure(row, pair, name, transport, turn, pace)
                         samples.append(sample)
                         self._say(_line(row, sample))
         return samples
 
-    def _measure(self, row: Row, pair: Pair, turn: int, pace: Pace) -> Sample:
+    def _measure(
+        self, row: Row, pair: Pair, name: str, transport: str, turn: int, pace: Pace
+    ) -> Sample:
         try:
-            figures = self._figures(row, pair, pace, row.idle_proxies)
+            figures = self._figures(row, pair, transport, pace, row.idle_proxies)
             if row.idle_proxies:
-                without = self._figures(row, pair, pace, 0)
+                without = self._figures(row, pair, transport, pace, 0)
                 more_mib = figures["idle_rss_mib"] - without["idle_rss_mib"]
                 figures["proxy_kb"] = more_mib * 1024 / row.idle_proxies
         except BenchError as exc:
-            return Sample(row.name, pair.name, turn, {}, str(exc))
-        return Sample(row.name, pair.name, turn, figures)
+            return Sample(row.name, name, turn, {}, str(exc))
+        return Sample(row.name, name, turn, figures)
 
-    def _figures(self, row: Row, pair: Pair, pace: Pace, idle_proxies: int) -> dict[str, float]:
+    def _figures(
+        self, row: Row, pair: Pair, transport: str, pace: Pace, idle_proxies: int
+    ) -> dict[str, float]:
         folder = self._folder / pair.name
-        with pair.running(folder, self.backend_port, row.proxy, idle_proxies) as running:
+        with pair.running(folder, self.backend_port, row.proxy, idle_proxies, transport) as running:
             if row.kind == "start":
                 return {"ready_ms": running.ready_s * 1e3}
             return self.load(row, running, pace)
@@ -112,6 +114,25 @@ class Runner:
             raise BenchError(result["error"])
         del result["spec"]
         return dict(result)
+
+
+OURS = "pyfrp"
+
+
+def beside(row: Row) -> str:
+    """Name in the samples of what a row's figures of pyfrp are compared with."""
+    return f"{OURS} over {row.beside}" if row.beside else "official"
+
+
+def _turn(row: Row, pairs: list[Pair]) -> Iterator[tuple[Pair, str, str]]:
+    """What is measured for a row in one round: a pair, its name, and its transport."""
+    for pair in pairs:
+        if row.proxy not in pair.carries:
+            continue
+        if row.beside and pair.name == OURS:
+            yield pair, beside(row), row.beside
+        if row.transport in pair.speaks:
+            yield pair, pair.name, row.transport
 
 
 def _line(row: Row, sample: Sample) -> str:

@@ -91,6 +91,10 @@ class AuthError(PyfrpError):
     """A peer's credentials were refused; the text is what frp sends."""
 
 
+class LoginRefused(AuthError):
+    """The server's answer to our login is no."""
+
+
 class LinkError(PyfrpError):
     """A connection could not be made or did not last."""
 
@@ -106,6 +110,10 @@ class DialError(LinkError):
     def __init__(self, reason: str, errno: int = 0) -> None:
         self.errno = errno
         super().__init__(reason)
+
+
+class LookupFailed(DialError):
+    """A name has no address, or nobody says which."""
 
 
 class ProxyError(DialError):
@@ -131,6 +139,10 @@ class HandshakeError(LinkError):
     def __init__(self, reason: str, *, unanswered: bool = False) -> None:
         self.unanswered = unanswered
         super().__init__(reason)
+
+
+class CertificateError(HandshakeError):
+    """The far end showed a certificate that is not trusted, or not the one expected."""
 
 
 class PeerClosed(LinkError):

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hmac
 from hashlib import md5
+from typing import TYPE_CHECKING, Any
 
+from pyfrp.auth import HEARTBEATS, NEW_WORK_CONNS, Spawn
 from pyfrp.errors import AuthError
 from pyfrp.wire.messages import Login, NewWorkConn, Ping
 
-HEARTBEATS = "HeartBeats"
-NEW_WORK_CONNS = "NewWorkConns"
-"""The two scopes of `auth.additionalScopes`; a login is always checked."""
+if TYPE_CHECKING:  # each program loads only the models of its own role
+    from pyfrp.config.client import ClientAuth
+    from pyfrp.config.server import ServerAuth
 
 REUSE_S = 10.0
 """How long a digest stays good after its first use. Equal clients that start in the same second
@@ -40,6 +42,17 @@ def key_matches(secret: str, timestamp: int, key: str) -> bool:
     return hmac.compare_digest(auth_key(secret, timestamp).encode(), key.encode(errors="replace"))
 
 
+def authenticator(auth: ClientAuth) -> TokenAuth:
+    """The client's side, by its configuration."""
+    return TokenAuth(auth.token, frozenset(auth.additional_scopes))
+
+
+def verifier(auth: ServerAuth) -> TokenVerifier:
+    """The server's side, by its configuration."""
+    scopes = frozenset(auth.additional_scopes)
+    return TokenVerifier(auth.token, scopes, max_clock_skew=auth.max_clock_skew)
+
+
 class TokenAuth:
     """The client's side: fills the key and time of messages.
 
@@ -54,18 +67,24 @@ class TokenAuth:
         self._token = token
         self._scopes = scopes
 
-    def login_fields(self, now: float) -> tuple[str, int]:
+    async def login_fields(self, now: float) -> tuple[str, int]:
         """Return `privilege_key` and `timestamp` for a Login sent at `now` (Unix time)."""
+        return self._fields(now)
+
+    async def ping_fields(self, now: float) -> tuple[str, int]:
+        """Return the same for a Ping: empty and 0 without the scope."""
+        return self._fields(now) if HEARTBEATS in self._scopes else ("", 0)
+
+    async def work_conn_fields(self, now: float) -> tuple[str, int]:
+        """Return the same for a NewWorkConn: empty and 0 without the scope."""
+        return self._fields(now) if NEW_WORK_CONNS in self._scopes else ("", 0)
+
+    def refused(self) -> None:
+        """Each key is made anew anyway."""
+
+    def _fields(self, now: float) -> tuple[str, int]:
         timestamp = int(now)
         return auth_key(self._token, timestamp), timestamp
-
-    def ping_fields(self, now: float) -> tuple[str, int]:
-        """Return the same for a Ping: empty and 0 without the scope."""
-        return self.login_fields(now) if HEARTBEATS in self._scopes else ("", 0)
-
-    def work_conn_fields(self, now: float) -> tuple[str, int]:
-        """Return the same for a NewWorkConn: empty and 0 without the scope."""
-        return self.login_fields(now) if NEW_WORK_CONNS in self._scopes else ("", 0)
 
 
 class TokenVerifier:
@@ -88,7 +107,10 @@ class TokenVerifier:
         # names the digest. Only right digests get in, so a flood of wrong ones cannot grow it.
         self._used: dict[int, float] = {}
 
-    def verify_login(self, login: Login, now: float) -> None:
+    def start(self, spawn: Spawn, log: Any) -> None:
+        """There is nothing to do in the background."""
+
+    async def verify_login(self, login: Login, now: float) -> None:
         """Check a login received at `now` (Unix time).
 
         Raises:
@@ -99,7 +121,7 @@ class TokenVerifier:
         if self._max_skew > 0:
             self._refuse_replay(login.timestamp, now)
 
-    def verify_ping(self, ping: Ping) -> None:
+    async def verify_ping(self, ping: Ping, now: float) -> None:
         """Check a heartbeat, if the scope asks for it.
 
         Raises:
@@ -110,7 +132,7 @@ class TokenVerifier:
         if not key_matches(self._token, ping.timestamp, ping.privilege_key):
             raise AuthError("token in heartbeat doesn't match token from configuration")
 
-    def verify_work_conn(self, msg: NewWorkConn) -> None:
+    async def verify_work_conn(self, msg: NewWorkConn, now: float) -> None:
         """Check a work connection, if the scope asks for it.
 
         Raises:

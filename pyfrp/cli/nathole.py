@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pyfrp.cli.flags import FlagParser, UsageError
 from pyfrp.errors import ConfigError, DialError, LinkError
+
+if TYPE_CHECKING:
+    from pyfrp.config import ClientConfig
 
 OK, FAILED = 0, 1
 
@@ -51,9 +55,12 @@ def run_nathole(argv: Sequence[str]) -> int:
         unknown = [word for word in words if word != "discover"] or words[1:]
         what = f'unknown command "{unknown[0]}"' if unknown else "a command is missing: discover"
         raise UsageError(f'{what} for "pyfrp client nathole"', parser.format_usage())
-    server = flags.nat_hole_stun_server or _configured(flags)
+    cfg = _configured(flags)
+    server = flags.nat_hole_stun_server or cfg.nat_hole_stun_server
+    from pyfrp.cli.run import use_dns_server
     from pyfrp.net.runner import run
 
+    use_dns_server(cfg)
     try:
         lines = run(_discover(server, flags.nat_hole_local_addr or ""))
     except (LinkError, OSError) as exc:
@@ -63,19 +70,18 @@ def run_nathole(argv: Sequence[str]) -> int:
     return OK
 
 
-def _configured(flags: object) -> str:
-    """The server of the file, or the default one where there is no file that can be read."""
+def _configured(flags: object) -> ClientConfig:
+    """The file, or what holds without one where there is none that can be read."""
     from pyfrp.cli.main import CLIENT_FILE
     from pyfrp.config import ClientConfig, load_client
 
     path = getattr(flags, "config", None) or CLIENT_FILE
     if os.path.exists(path):
         try:
-            cfg = load_client(path, strict=getattr(flags, "strict_config", True))
-            return cfg.nat_hole_stun_server
+            return load_client(path, strict=getattr(flags, "strict_config", True))
         except ConfigError as exc:
             print(f"WARNING: {exc}; asking the default server")
-    return ClientConfig().nat_hole_stun_server
+    return ClientConfig()
 
 
 async def _discover(server: str, local: str) -> list[str]:

@@ -49,7 +49,7 @@ _LINK: tuple[KeyFlag, ...] = (
         ("-p", "--protocol"),
         "transport.protocol",
         str,
-        "way to the server: tcp, kcp, quic, websocket or wss (default tcp)",
+        "way to the server: tcp, kcp, quic, websocket, wss or auto (default tcp)",
     ),
     (
         ("-t", "--token"),
@@ -66,7 +66,12 @@ _LINK: tuple[KeyFlag, ...] = (
         str,
         "name that the server's certificate must have (default: its host)",
     ),
-    (("--dns-server",), "dnsServer", str, "resolver for all names (default: the system's)"),
+    (
+        ("--dns-server",),
+        "dnsServer",
+        str,
+        "DNS server to ask for all names (default: the system's resolver)",
+    ),
     (("--log-file",), "log.to", str, "file of the log (default console)"),
     (("--log-level",), "log.level", str, "trace, debug, info, warn or error (default info)"),
     (("--log-max-days",), "log.maxDays", integer, "days that logs are kept (default 3)"),

@@ -63,6 +63,7 @@ async def _server(cfg: ServerConfig, bound: Bound | None, config_path: str | Non
         log.info("frps uses command line arguments for config")
     for warning in cfg.warnings:
         log.warning(warning)
+    await _resolve(cfg)
     notifier = Notifier()
     signals = Signals(logging.reopen)
     server = Server(cfg, bound)
@@ -89,6 +90,8 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
         log.info(f"start frpc service for config file [{config_path}]")
     for warning in cfg.warnings:
         log.warning(warning)
+    use_dns_server(cfg)
+    await _resolve(cfg)
     notifier = Notifier()
     signals = Signals(logging.reopen)
     client = Client(cfg, on_login=notifier.ready)
@@ -106,7 +109,7 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
         await client.run()
     except LoginFailed as exc:
         print(
-            f"login to the server failed: {logging.clean(str(exc), 1000)}. "
+            f"login to the server failed: {logging.clean(str(exc), 4000)}. "
             "With loginFailExit enabled, no additional retries will be attempted",
             flush=True,
         )
@@ -117,6 +120,25 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
         await scope.close()
         notifier.close()
     return STOPPED
+
+
+def use_dns_server(cfg: ClientConfig) -> None:
+    """Have the names of this process looked up where the configuration says."""
+    if not cfg.dns_server:
+        return
+    from pyfrp.config.outward import parse_dns_server  # few clients have one
+    from pyfrp.net.dial import look_up_with
+    from pyfrp.net.dnsserver import DnsServer
+
+    look_up_with(DnsServer(*parse_dns_server(cfg.dns_server)).lookup)
+
+
+async def _resolve(cfg: ServerConfig | ClientConfig) -> None:
+    """Get the token that a program prints, where the file names one."""
+    if cfg.auth.token_source is not None:
+        from pyfrp.auth.sources import resolve_token  # few files have it: not at start-up
+
+        await resolve_token(cfg.auth)
 
 
 def _raise_file_limit() -> None:

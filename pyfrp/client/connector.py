@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeAlias
 
 from pyfrp.client.route import Route
-from pyfrp.errors import DialError, LinkError, MuxError, PeerClosed
+from pyfrp.errors import LinkError, MuxError, PeerClosed
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.mux import MuxTransport
 
@@ -28,6 +28,10 @@ class Connector(Protocol):
 
     def heard(self) -> float:
         """When anything last came over the link, in the loop's time; 0 if that is not known."""
+        ...
+
+    async def settle(self) -> None:
+        """At the end, wait a moment for what was written to arrive, where closing would lose it."""
         ...
 
     async def close(self) -> None:
@@ -52,6 +56,9 @@ class DirectConnector:
     def heard(self) -> float:
         return 0.0
 
+    async def settle(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass  # Every connection belongs to whoever opened it.
 
@@ -72,6 +79,9 @@ class MuxConnector:
 
     def heard(self) -> float:
         return self._mux.heard()
+
+    async def settle(self) -> None:
+        pass
 
     async def close(self) -> None:
         self._mux.close(PeerClosed("the session ended"))
@@ -96,7 +106,7 @@ def over(dial: Dial) -> Connect:
         if early:
             mux.data_received(early)
         if endpoint.is_closing():
-            raise DialError(f"{route.host}:{route.port} closed the connection")
+            raise PeerClosed(f"{route.host}:{route.port} closed the connection")
         endpoint.resume_reading()
         return MuxConnector(mux, lost)
 

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
-from pyfrp.auth.token import TokenAuth
+from pyfrp.auth import Authenticator
 from pyfrp.client.connector import Connector
 from pyfrp.client.proxies.base import ClientProxy, Phase
 from pyfrp.errors import (
+    AuthError,
     HandshakeError,
     IdleTimeout,
     LinkError,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from pyfrp.client.visitors.base import ClientVisitor
     from pyfrp.client.visitors.keeper import Visitors
 
+# After a heartbeat for which there was nothing to show (frp `client/control.go`, heartbeatWorker).
+FIRST_RETRY_S = 1.0
 DRAIN_S = 10.0  # How long the server may not read the control connection.
 # A bridge at rest that carried nothing for this long is closed while draining. A request that the
 # server sent before it read our CloseProxy has come by then, unless the link is very slow.
@@ -76,7 +79,7 @@ class Control:
         connector: Connector,
         *,
         run_id: str,
-        auth: TokenAuth,
+        auth: Authenticator,
         proxies: Iterable[ClientProxy],
         interval_s: float,
         timeout_s: float,
@@ -86,6 +89,7 @@ class Control:
         peer_options: PeerOptions | None = None,
     ) -> None:
         self.bridges: dict[Carried, None] = {}
+        self.version = conn.version
         self._conn = conn
         self._connector = connector
         self.run_id = run_id
@@ -173,6 +177,7 @@ class Control:
                     await self._quiet.wait()
             except TimeoutError:
                 pass  # Time to look again.
+        await self._connector.settle()
 
     def _close_resting(self, seen: dict[Carried, tuple[int, float]]) -> None:
         """Close the bridges whose rest has lasted.
@@ -212,9 +217,9 @@ class Control:
                 # The link opens no more streams, so this session serves nobody any more.
                 self.end(exc)
                 raise
-            conn = MessageConn(endpoint, early=early)
+            conn = MessageConn(endpoint, early=early, version=self.version)
             try:
-                conn.write(first)
+                conn.begin(first)
             except LocalWireError:
                 conn.abort()
                 raise
@@ -316,8 +321,19 @@ class Control:
 
     async def _beat(self) -> None:
         """Ping at once and then every interval; end a session that has gone silent."""
+        retry_s = FIRST_RETRY_S
         while True:
-            key, timestamp = self._auth.ping_fields(time.time())
+            try:
+                key, timestamp = await self._auth.ping_fields(time.time())
+            except AuthError as exc:
+                self._log.warning(
+                    f"error during ping authentication: {exc}, skip sending ping message"
+                )
+                self._touch()  # Nothing was asked, so that no answer is missing.
+                await asyncio.sleep(min(retry_s, self._interval_s))
+                retry_s *= 2
+                continue
+            retry_s = FIRST_RETRY_S
             self._log.debug("send heartbeat to server")
             self._conn.write(Ping(privilege_key=key, timestamp=timestamp))
             await asyncio.sleep(self._interval_s)
@@ -333,7 +349,7 @@ class Control:
         """Offer a work connection and serve what it is started for."""
         conn: MessageConn | None = None
         try:
-            key, timestamp = self._auth.work_conn_fields(time.time())
+            key, timestamp = await self._auth.work_conn_fields(time.time())
             conn = await self.introduce(
                 NewWorkConn(run_id=self.run_id, privilege_key=key, timestamp=timestamp)
             )
@@ -342,9 +358,13 @@ class Control:
                 raise LinkError(f"expected StartWorkConn, got {type(start).__name__}")
             if start.error:
                 self._log.error(f"StartWorkConn contains error: {start.error}")
+                self._auth.refused()
                 conn.close()
                 return
             endpoint, early = conn.detach()
+        except AuthError as exc:
+            self._log.warning(f"error during NewWorkConn authentication: {exc}")
+            return
         except (LinkError, WireError) as exc:
             self._log.debug(f"work connection closed before its use: {exc}")
             if conn is not None:

@@ -12,28 +12,40 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pyfrp.auth.token import TokenAuth
+from pyfrp.auth import make_authenticator
 from pyfrp.client.connector import Connector
 from pyfrp.client.control import Control
 from pyfrp.client.proxies import PROXY_TYPES
 from pyfrp.client.proxies.base import ClientProxy
-from pyfrp.client.route import make_route
+from pyfrp.client.route import Route, make_route
 from pyfrp.client.transports import connect
 from pyfrp.client.transports.proxied import blaming, idle_cut
 from pyfrp.config.names import wire_name
-from pyfrp.errors import AuthError, HandshakeError, LinkError, PyfrpError, WireError
+from pyfrp.errors import (
+    HandshakeError,
+    LinkError,
+    LoginRefused,
+    PyfrpError,
+    RefusedError,
+    WireError,
+)
 from pyfrp.log import get_logger
 from pyfrp.nathole.options import PeerOptions
+from pyfrp.net.certs import not_after
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.datagrams import packet_size
+from pyfrp.net.expiry import ExpiryWatch, Lifetime
+from pyfrp.net.handshake import client_hello, encrypt_control, hear_hello
 from pyfrp.version import FRP_VERSION
-from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
 from pyfrp.wire.messages import Login, LoginResp
+from pyfrp.wire.version import V1, load_version
 
 if TYPE_CHECKING:
+    from pyfrp.client.ladder import Ladder
     from pyfrp.client.visitors.base import ClientVisitor
     from pyfrp.config import ClientConfig
     from pyfrp.config.client import ClientTransport
+    from pyfrp.wire.version import Hello
 
 LOGIN_S = 10.0  # For LoginResp (frp `client/service.go`).
 FIRST_RETRY_S = 2.0
@@ -66,11 +78,17 @@ class Client:
         self.cfg = cfg
         self.log: Any = get_logger()
         self._on_login = on_login
-        self._auth = TokenAuth(cfg.auth.token, frozenset(cfg.auth.additional_scopes))
-        self._route = make_route(cfg)
+        self._auth = make_authenticator(cfg.auth)
+        self._expiry = ExpiryWatch(self.log.warning)
+        self._route = make_route(cfg, self._seen)
+        if self._route.tls is not None:
+            self._expiry.add(self._route.tls.lifetimes)
+        self._used = self._route
+        self._ladder = self._make_ladder()
         self._proxies = [self._make(proxy) for proxy in cfg.proxies]
         self._visitors = self._make_visitors()
         self._run_id = ""
+        self._shown = b""
         self._control: Control | None = None
         self._stopping = asyncio.Event()
 
@@ -78,6 +96,24 @@ class Client:
         name = wire_name(self.cfg.user, proxy.name)
         size = packet_size(self.cfg.udp_packet_size)
         return PROXY_TYPES[proxy.type](proxy, name, self.cfg.auth.token, packet_size=size)
+
+    def _make_ladder(self) -> Ladder | None:
+        if self._route.protocol != "auto":
+            return None
+        from pyfrp.client.ladder import Ladder  # loaded where it is used
+
+        return Ladder(self.cfg, self._route, self.log)
+
+    def _seen(self, der: bytes) -> None:
+        """The server has shown its certificate."""
+        if der == self._shown:
+            return
+        self._shown = der
+        try:
+            ends = not_after(der)
+        except (ValueError, IndexError):
+            return  # OpenSSL takes it, and how long it lives is not worth a connection.
+        self._expiry.add([Lifetime("the server's certificate", ends, ours=False)])
 
     def _make_visitors(self) -> list[ClientVisitor]:
         if not self.cfg.visitors:
@@ -98,6 +134,13 @@ class Client:
         Raises:
             LoginFailed: see the class.
         """
+        self._expiry.start()
+        try:
+            await self._serve()
+        finally:
+            self._expiry.stop()
+
+    async def _serve(self) -> None:
         quick_until = 0.0
         quick = 0
         delay = 1.0
@@ -106,18 +149,23 @@ class Client:
             if control is None:
                 return
             self._control = control
+            if self._stopping.is_set():
+                control.end(LinkError("stopped"))  # Asked to while it logged in.
             names = " ".join(proxy.name for proxy in self._proxies)
             log = self.log.bind(run_id=self._run_id)
             log.info(f"proxy added: [{names}]")
             if self._visitors:
                 names = " ".join(visitor.name for visitor in self._visitors)
                 log.info(f"visitor added: [{names}]")
+            since = time.monotonic()
             cause = await control.run()
             self._control = None
+            if self._ladder is not None:
+                self._ladder.ended(time.monotonic() - since)
             if self._stopping.is_set():
                 return
             self.log.warning(f"session with the server ended: {cause}, connecting again")
-            idle = idle_cut(self._route, cause, control.silent_s)
+            idle = idle_cut(self._used, cause, control.silent_s)
             if idle:
                 self.log.warning(idle)
             now = time.monotonic()
@@ -168,8 +216,7 @@ class Client:
         while not self._stopping.is_set():
             self.log.info("try to connect to server...")
             try:
-                with blaming(self._route):
-                    control = await self._try_login()
+                control = await self._try_login()
             except PyfrpError as exc:
                 self.log.warning(f"connect to server error: {exc}")
                 if first and self.cfg.login_fail_exit:
@@ -184,20 +231,39 @@ class Client:
         return None
 
     async def _try_login(self) -> Control:
-        connector = await connect(self._route, self.report)
+        if self._ladder is not None:
+            # Whoever gives out what is shown may be slow, or away: no way is to blame for that.
+            await self._auth.login_fields(time.time())
+            return await self._ladder.climb(self._attempt)
+        with blaming(self._route):
+            return await self._attempt(self._route, LOGIN_S)
+
+    async def _attempt(self, route: Route, login_s: float) -> Control:
+        """Log in by one route, with so many seconds for the answer."""
+        # Not on the connection's time: a server waits ten seconds for a login, and who gives out
+        # what is shown may take as long.
+        proof = await self._auth.login_fields(time.time())
+        connector = await connect(route, self.report)
         try:
-            return await self._converse(connector)
+            control = await self._converse(connector, route, proof, login_s)
         except BaseException:
             await connector.close()
             raise
+        self._used = route
+        return control
 
-    async def _converse(self, connector: Connector) -> Control:
+    async def _converse(
+        self, connector: Connector, route: Route, proof: tuple[str, int], login_s: float
+    ) -> Control:
         cfg = self.cfg
         endpoint, early = await connector.open()
-        conn = MessageConn(endpoint, early=early)
+        version = load_version(cfg.transport.wire_protocol)
+        conn = MessageConn(endpoint, early=early, version=version)
         try:
-            key, timestamp = self._auth.login_fields(time.time())
-            conn.write(
+            hello = () if version is V1 else (_hello(route),)
+            key, timestamp = proof
+            conn.begin(
+                *hello,
                 Login(
                     version=FRP_VERSION,
                     os=platform.system().lower(),
@@ -209,28 +275,32 @@ class Client:
                     client_id=cfg.client_id,
                     metas=dict(cfg.metadatas),
                     pool_count=cfg.transport.pool_count,
-                )
+                ),
             )
             try:
-                async with asyncio.timeout(LOGIN_S):
+                async with asyncio.timeout(login_s):
+                    for ours in hello:
+                        await hear_hello(conn, ours)
                     answer = await conn.read()
             except TimeoutError:
                 raise HandshakeError(
-                    f"no answer to the login within {LOGIN_S:g} s; "
+                    f"no answer to the login within {login_s:g} s; "
                     "do transport.tcpMux and transport.tls agree on both sides?",
                     unanswered=True,
                 ) from None
+            except RefusedError as exc:
+                raise HandshakeError(f"the server refused our hello: {exc}") from exc
             except (LinkError, WireError) as exc:
                 raise HandshakeError(
-                    f"{exc} before the login was answered; do transport.tcpMux and "
-                    "transport.tls agree on both sides, and is this the server's bindPort?",
+                    f"{exc} before the login was answered; {_doubts(conn)}",
                     unanswered=isinstance(exc, LinkError),
                 ) from exc
             if not isinstance(answer, LoginResp):
                 raise HandshakeError(f"the server answered the login with {type(answer).__name__}")
             if answer.error:
                 self.log.error(answer.error)
-                raise AuthError(answer.error)
+                self._auth.refused()
+                raise LoginRefused(answer.error)
         except BaseException:
             conn.abort()
             raise
@@ -238,8 +308,7 @@ class Client:
         self.log.bind(run_id=answer.run_id).info(
             f"login to server success, get run id [{answer.run_id}]"
         )
-        secret = derive_key(cfg.auth.token)
-        conn.secure(Encryptor(secret).encrypt, Decryptor(secret).decrypt)
+        encrypt_control(conn, cfg.auth.token, server=False)
         return Control(
             conn,
             connector,
@@ -257,6 +326,28 @@ class Client:
                 quic_idle_s=float(cfg.transport.quic.max_idle_timeout),
             ),
         )
+
+
+def _hello(route: Route) -> Hello:
+    return client_hello(
+        transport=route.protocol,
+        tls=route.tls is not None or route.protocol == "quic",
+        tcp_mux=route.tcp_mux,
+    )
+
+
+def _doubts(conn: MessageConn) -> str:
+    """What may be wrong where a server closes instead of answering."""
+    doubts = (
+        "do transport.tcpMux and transport.tls agree on both sides, and is this the server's "
+        "bindPort?"
+    )
+    if conn.version is V1 or conn.agreement is not None:
+        return doubts
+    return (
+        "the server does not speak wire protocol v2 (frp before 0.69?): set "
+        f'transport.wireProtocol = "v1"; if it does, {doubts}'
+    )
 
 
 def _interval(transport: ClientTransport) -> float:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Union, dataclass_transform, get_args, get_orig
 from pyfrp.config.problems import Origin
 
 _ACRONYMS = {"ip": "IP", "url": "URL", "http": "HTTP", "https": "HTTPS", "tls": "TLS", "id": "ID"}
-_ACRONYMS |= {"http2": "HTTP2"}
+_ACRONYMS |= {"http2": "HTTP2", "sha256": "SHA256"}
 
 
 def key_of(attribute: str) -> str:

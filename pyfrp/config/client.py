@@ -48,10 +48,13 @@ class ClientOIDC(Model):
     """Do not verify the endpoint's certificate. Default false."""
 
     proxy_url: str = secret()
-    """Proxy on the way to the endpoint."""
+    """Proxy on the way to the endpoint: an http, https, socks5 or socks5h URL.
+
+    Without it the environment is asked (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), unless
+    `trustedCaFile` or `insecureSkipVerify` is set."""
 
     token_source: ValueSource | None = None
-    """Take the token from here; excludes every other key of this table."""
+    """Take the token from here, anew each time; excludes every other key of this table."""
 
 
 class ClientAuth(AuthConfig):
@@ -70,15 +73,43 @@ class ClientTLS(TLSFiles):
     disable_custom_tls_first_byte: bool = True
     """False sends frp's marker byte (0x17) before the TLS greeting. Default true."""
 
+    pinned_sha256: list[str] = Field(default_factory=list)
+    """Fingerprints of which the server's certificate must have one (pyfrp's own key).
+
+    SHA-256 in hexadecimal, as the server logs it at start. Default: none, any certificate will do.
+    """
+
+
+# The cheapest way first; none by UDP, for which servers have no port unless they are told so.
+_LADDER = ("tcp", "wss", "websocket", "tcp+proxy", "wss+proxy", "websocket+proxy")
+
+
+class AutoOptions(Model):
+    """The protocol `auto` (pyfrp's own): which ways are tried, and how long."""
+
+    ladder: list[str] = Field(default_factory=lambda: list(_LADDER))
+    """Ways to try, in this order: a protocol, `:PORT` if it is not serverPort, `+proxy`.
+
+    Default tcp, wss, websocket, tcp+proxy, wss+proxy, websocket+proxy."""
+
+    rung_timeout: int = 5
+    """Seconds for each step of a way; doubled, up to dialServerTimeout, while none works.
+
+    Default 5."""
+
 
 class ClientTransport(Model):
     """The link to the server."""
 
     protocol: str = "tcp"
-    """tcp, kcp, quic, websocket or wss. Default tcp."""
+    """tcp, kcp, quic, websocket or wss, or auto to find out (pyfrp's own). Default tcp."""
+
+    auto: AutoOptions = Field(default_factory=AutoOptions)
+    """For the protocol `auto` (pyfrp's own key)."""
 
     wire_protocol: str = "v1"
-    """Framing of messages: v1 or v2. Default v1."""
+    """How messages are framed: v1, or v2, which seals the control connection against changes and
+    needs a server of pyfrp or of frp 0.69 and newer. Default v1."""
 
     dial_server_timeout: int = 10
     """Seconds to wait for a connection. Default 10."""
@@ -159,7 +190,7 @@ class ClientConfig(RootModel):
     """STUN server for peer-to-peer connections. Default stun.easyvoip.com:3478."""
 
     dns_server: str = ""
-    """Resolver for all names. Default: the system's."""
+    """DNS server to ask for all names, `ip` or `ip:port`. Default: the system's resolver."""
 
     login_fail_exit: bool = True
     """End when the first login fails. Default true."""

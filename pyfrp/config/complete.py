@@ -40,7 +40,7 @@ def complete_client(cfg: ClientConfig) -> None:
         transport.heartbeat_interval = -1 if transport.tcp_mux else 30
     if transport.heartbeat_timeout == 0:
         transport.heartbeat_timeout = -1 if transport.tcp_mux else 90
-    if transport.protocol == "wss":
+    if transport.protocol in ("wss", "auto"):
         transport.tls.enable = True
     transport.tls.server_name = transport.tls.server_name or cfg.server_addr
     for visitor in cfg.visitors:

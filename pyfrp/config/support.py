@@ -43,18 +43,26 @@ def _other_than(*values: str) -> Callable[[Any], bool]:
     return lambda value: value not in values
 
 
-_TOKEN_FILE = 'write the token into a file and use auth.tokenSource.type = "file"'
+_QUIC_PACKAGE = 'add the package aioquic (pip install "pyfrp-tunnel[quic]")'
+_HERE = "this installation"
+
+
+def _no_quic() -> bool:
+    return find_spec("aioquic") is None
+
 
 _COMMON = (
-    _Missing("auth.method", 'use "token"', _other_than("token"), shows=True),
-    _Missing("auth.tokenSource.type", _TOKEN_FILE, lambda value: value == "exec", shows=True),
     _Missing("webServer.port", "remove it; logs tell what the dashboard would", lambda v: v > 0),
 )
 
 _SERVER = (
     *_COMMON,
-    _Missing("kcpBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
-    _Missing("quicBindPort", 'remove it and let clients use transport.protocol = "tcp"'),
+    _Missing(
+        "quicBindPort",
+        _QUIC_PACKAGE + ', or remove it and let clients use transport.protocol = "tcp"',
+        lambda port: port and _no_quic(),
+        where=_HERE,
+    ),
     _Missing("sshTunnelGateway.bindPort", "remove it and run `pyfrp client`", lambda v: v > 0),
     _Missing("enablePrometheus", "remove it"),
     _Missing("httpPlugins", "remove them; auth.token and allowPorts limit what clients may do"),
@@ -62,10 +70,13 @@ _SERVER = (
 
 _CLIENT = (
     *_COMMON,
-    _Missing("clientID", "remove it; `user` tells clients apart"),
-    _Missing("transport.protocol", 'use "tcp"', _other_than("tcp"), shows=True),
-    _Missing("transport.wireProtocol", 'use "v1"', _other_than("v1"), shows=True),
-    _Missing("dnsServer", "remove it; the system's resolver is used"),
+    _Missing(
+        "transport.protocol",
+        _QUIC_PACKAGE + ', or use "tcp"',
+        lambda value: value == "quic" and _no_quic(),
+        shows=True,
+        where=_HERE,
+    ),
     _Missing("virtualNet.address", "remove it"),
     _Missing("store.path", "remove it and keep the proxies in this file, or use includes"),
 )
@@ -103,10 +114,10 @@ _VISITOR = (
     _Missing("plugin", "use bindAddr and bindPort"),
     _Missing(
         "protocol",
-        'add the package aioquic (pip install "pyfrp-tunnel[quic]"), or use "kcp"',
-        lambda value: value == "quic" and find_spec("aioquic") is None,
+        _QUIC_PACKAGE + ', or use "kcp"',
+        lambda value: value == "quic" and _no_quic(),
         shows=True,
-        where="this installation",
+        where=_HERE,
     ),
 )
 

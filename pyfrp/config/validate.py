@@ -46,6 +46,11 @@ def server_problems(cfg: ServerConfig, allow_unsafe: Collection[str] = ()) -> It
     if cfg.auth.max_clock_skew < 0:
         text = "auth.maxClockSkew must be 0 (not checked) or a number of seconds"
         yield Problem(text, ("auth", "maxClockSkew"))
+    # frps ends with a trace of its stack when it cannot use the issuer.
+    issuer = cfg.auth.oidc.issuer
+    if cfg.auth.method == "oidc" and not re.match(r"https?://[^/]", issuer):
+        what = "must be the http or https URL of the provider" if issuer else "is required"
+        yield Problem(f"auth.oidc.issuer {what}", ("auth", "oidc", "issuer"))
     yield from _log(cfg.log)
     yield from _web_server(cfg.web_server)
     # frp names the last one in the spelling of its own fields.
@@ -107,11 +112,14 @@ def client_problems(cfg: ClientConfig, allow_unsafe: Collection[str] = ()) -> It
             "heartbeat interval"
         )
         yield Problem(text, ("transport", "heartbeatTimeout"))
-    protocols = ("tcp", "kcp", "quic", "websocket", "wss")
+    protocols = ("tcp", "kcp", "quic", "websocket", "wss", "auto")
     if transport.protocol not in protocols:
         yield _choice("transport.protocol", protocols, ("transport", "protocol"))
     if transport.wire_protocol not in ("v1", "v2"):
         yield _choice("transport.wireProtocol", ("v1", "v2"), ("transport", "wireProtocol"))
+    from pyfrp.config.outward import outward_problems  # a server has no way out
+
+    yield from outward_problems(cfg)
     yield from _proxy_url(cfg)
     yield from _shutdown(cfg.shutdown_timeout)
 
@@ -133,6 +141,8 @@ def client_warnings(cfg: ClientConfig) -> Iterator[str]:
     yield from _auth_warnings(cfg.auth, "the server is either open to anybody or will refuse us")
     tls = cfg.transport.tls
     if not tls.enable:
+        if cfg.auth.method == "oidc":
+            yield "transport.tls.enable is false: whoever is on the way can use our OIDC tokens"
         for key, value in (
             ("certFile", tls.cert_file),
             ("keyFile", tls.key_file),
@@ -146,6 +156,9 @@ def client_warnings(cfg: ClientConfig) -> Iterator[str]:
             f"transport.proxyURL is not used: {protocol} is UDP, which proxies do not carry; take "
             'transport.protocol = "wss", "websocket" or "tcp" to go through the proxy'
         )
+    auto = cfg.transport.auto
+    if cfg.transport.protocol != "auto" and auto != type(auto)():
+        yield f'transport.auto has no effect with transport.protocol = "{cfg.transport.protocol}"'
     if not 0 <= cfg.server_port <= 65535:
         yield f"serverPort {cfg.server_port} is not in the range 0..65535: no login can succeed"
     for proxy in cfg.proxies:
@@ -153,6 +166,16 @@ def client_warnings(cfg: ClientConfig) -> Iterator[str]:
             yield (
                 f"proxy {proxy.name}: secretKey is empty: every visitor of the users in allowUsers "
                 "is let in"
+            )
+        transport = proxy.transport
+        if (
+            proxy.type == "xtcp"
+            and transport.bandwidth_limit
+            and transport.bandwidth_limit_mode == "server"
+        ):
+            yield (
+                f"proxy {proxy.name}: a bandwidthLimit of an xtcp proxy is kept by the client "
+                "only: its users come past the server"
             )
 
 
@@ -265,6 +288,10 @@ def _oidc(oidc: ClientOIDC, method: str, allow_unsafe: Collection[str]) -> Itera
         )
     if missing:
         yield Problem("; ".join(missing), place)
+    # frpc notices at the first token that it has to get.
+    if oidc.proxy_url and not re.match(r"(?:https?|socks5h?)://[^/]", oidc.proxy_url):
+        text = "auth.oidc.proxyURL must be an http, https, socks5 or socks5h URL"
+        yield Problem(text, (*place, "proxyURL"))
 
 
 def _log(log: LogConfig) -> Iterator[Problem]:

@@ -37,6 +37,12 @@ class Prepared:
     assisted: list[str]
     nat: Nat
 
+    def __str__(self) -> str:
+        return (
+            f"nat type: {self.nat.kind}, behavior: {self.nat.behavior}, "
+            f"addresses: {self.mapped}, assistedAddresses: {self.assisted}"
+        )
+
 
 async def prepare(stun_server: str, *, assisted: bool) -> Prepared:
     """Open a socket and find out its outer addresses.

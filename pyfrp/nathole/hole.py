@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pyfrp.net.datagrams import DatagramSocket, bind_udp
+from pyfrp.net.sockets import widen
+from pyfrp.net.trains import TrainSender
 
 Address: TypeAlias = tuple[str, int]
 Reader: TypeAlias = Callable[[bytes, Address], None]
-
-# The kernel's default has room for a hundred datagrams. Source: frp `pkg/util/net/kcp.go`.
-BUFFER_BYTES = 4 * 1024 * 1024
 
 
 class Outlet:
@@ -33,16 +32,13 @@ class Outlet:
             on_datagram=lambda data, source: self.reader(data, (source[0], source[1])),
             on_error=lambda exc: self.on_error(exc),
         )
+        self._sender = TrainSender(sock, lambda exc: self.on_error(exc))
 
     @classmethod
     async def open(cls, host: str = "0.0.0.0", port: int = 0) -> Outlet:
         """Raises OSError."""
         sock = await bind_udp(host, port)
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
-            except OSError:
-                pass  # Some systems refuse what is too much rather than giving less.
+        widen(sock)
         made = cls(sock)
         await made._socket.attach()
         return made
@@ -70,6 +66,16 @@ class Outlet:
             self._socket.send(data, address)
         finally:
             self._raw.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, usual)
+
+    def send_all(self, datagrams: Sequence[bytes]) -> None:
+        """Send datagrams to the connected address."""
+        if not self._socket.closed:
+            self._sender.send_all(datagrams)
+
+    def send_many(self, datagrams: list[tuple[bytes, tuple[Any, ...]]]) -> None:
+        """Send datagrams, once there is an address that it is connected to."""
+        for data, _ in datagrams:
+            self._socket.send(data)
 
     def connect(self, address: Address) -> None:
         """Have datagrams of this address only. Raises OSError."""

@@ -14,7 +14,7 @@ from typing import Protocol
 from pyfrp.errors import LinkError, MuxError, PeerClosed
 from pyfrp.nathole.hole import Hole
 from pyfrp.nathole.options import PeerOptions
-from pyfrp.net.endpoint import Endpoint
+from pyfrp.net.endpoint import Endpoint, format_address
 from pyfrp.net.kcp import KcpEndpoint
 from pyfrp.net.mux import MuxStream, MuxTransport
 
@@ -86,7 +86,7 @@ class KcpTunnel:
 
         def read(data: bytes, source: tuple[str, int]) -> None:
             if not hole.on_knock(data):
-                link.datagram_received(data)
+                link.datagrams_received((data,))
 
         outlet.reader = read
         outlet.on_error = link.error_received
@@ -127,6 +127,7 @@ async def _quic_tunnel(
     """A QUIC connection, its handshake done."""
     try:
         from pyfrp.net.quic import QuicSession
+        from pyfrp.net.quic_tls import peer_setup
     except ImportError as exc:
         raise LinkError(f"QUIC needs the package aioquic: {QUIC_HINT}") from exc
     outlet = hole.outlet
@@ -137,11 +138,14 @@ async def _quic_tunnel(
     session = QuicSession(
         outlet,
         hole.peer,
+        setup=peer_setup(
+            client=on_stream is None,
+            name=format_address(hole.peer),
+            keepalive_s=options.quic_keepalive_s,
+            idle_s=options.quic_idle_s,
+        ),
         info=hole.info(),
-        client=on_stream is None,
         on_stream=on_stream,
-        keepalive_s=options.quic_keepalive_s,
-        idle_s=options.quic_idle_s,
         report=report,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 from pyfrp.net.endpoint import Endpoint, reset
+from pyfrp.net.held import Held
 
 
 class Carried(Protocol):
@@ -22,6 +23,14 @@ class Carried(Protocol):
 
     def close(self) -> None: ...
     def abort(self) -> None: ...
+
+
+class Keeper(Protocol):
+    """Who owns the connections of users: they end with it, and it waits for them in a drain."""
+
+    bridges: dict[Carried, None]
+
+    def bridge_closed(self, bridge: Carried) -> None: ...
 
 
 class Leg(asyncio.Protocol):
@@ -154,3 +163,33 @@ class Bridge:
         self._left -= 1
         if self._left == 0 and self._on_close is not None:
             self._on_close(self)
+
+
+def join_user(
+    user: Endpoint,
+    held: Held,
+    far: Endpoint,
+    early: bytes,
+    keeper: Keeper,
+    bridge_type: type[Bridge] = Bridge,
+) -> None:
+    """Bridge a user who was held meanwhile with the connection that was made for him.
+
+    Args:
+        far, early: That connection, paused, and what was read from it ahead. Dropped when the user
+            has left.
+    """
+    if user.is_closing():
+        far.abort()
+        return
+    if not held.ended:
+        user.pause_reading()
+    bridge = bridge_type(
+        user,
+        far,
+        early=held.early,
+        far_early=early,
+        near_ended=held.ended,
+        on_close=keeper.bridge_closed,
+    )
+    keeper.bridges[bridge] = None

@@ -100,6 +100,18 @@ class ByteConn(asyncio.Protocol):
         self._held = on
         self._pace()
 
+    def divert(self, sink: Callable[[bytes], None]) -> None:
+        """Let `sink` take what waits in `buffer`, and then as `on_data` what comes.
+
+        Not with `take`: that lets the endpoint go on, and what it delivers at once would overtake.
+        """
+        data = bytes(self.buffer)
+        self.buffer.clear()
+        self.on_data = sink
+        if data:
+            sink(data)
+        self._pace()
+
     def _pace(self) -> None:
         """Pause or resume the endpoint as the buffer asks for."""
         full = self._held or (len(self.buffer) >= READ_AHEAD_BYTES and self._reader is None)

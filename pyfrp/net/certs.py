@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyfrp.errors import ConfigError
+from pyfrp.net.expiry import Lifetime
 
 GENERATED_FILE = "server-tls.pem"
 """Key and certificate in the state directory, in one file so that they always belong together."""
@@ -46,7 +47,14 @@ class PairKeys(NamedTuple):
 LINK_KEYS = PairKeys()
 
 
-class ServerContext(ssl.SSLContext):
+class LinkContext(ssl.SSLContext):
+    """A TLS context that knows when the certificates end that it was made of."""
+
+    lifetimes: tuple[Lifetime, ...] = ()
+    """Of the files that the operator gave."""
+
+
+class ServerContext(LinkContext):
     """A server's TLS context that knows its own certificate, which OpenSSL does not tell."""
 
     fingerprint: str = ""
@@ -55,6 +63,8 @@ class ServerContext(ssl.SSLContext):
     """The file that holds it; None if it exists only in memory."""
     generated: bool = False
     """It is our own work, not from `certFile`."""
+    pair: bytes = b""
+    """Key and certificate as PEM where no file holds them."""
 
 
 def server_context(
@@ -77,7 +87,8 @@ def server_context(
         keys: Of `cert_file` and `key_file`.
 
     Raises:
-        ConfigError: A file is missing, unreadable, no PEM, expired, or does not fit the other.
+        ConfigError: A file is missing, unreadable, no PEM, or does not fit the other, or all
+            authorities expired.
     """
     context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -90,14 +101,14 @@ def server_context(
     else:
         _load_generated(context, state_dir or default_state_dir(), keep_as, keys)
     if trusted_ca_file:
-        _load_ca(context, trusted_ca_file)
+        context.lifetimes += (_load_ca(context, trusted_ca_file),)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
 def client_context(
     cert_file: str, key_file: str, trusted_ca_file: str, server_name: str
-) -> ssl.SSLContext:
+) -> LinkContext:
     """Make the context of a client.
 
     Args:
@@ -108,15 +119,15 @@ def client_context(
         server_name: Host name or IP address, as it will be given to the handshake.
 
     Raises:
-        ConfigError: A file is missing, unreadable, no PEM, expired, or does not fit the other; or
-            a name that TLS cannot carry.
+        ConfigError: A file is missing, unreadable, no PEM, or does not fit the other, or all
+            authorities expired; or a name that TLS cannot carry.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = LinkContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     if trusted_ca_file:
-        _load_ca(context, trusted_ca_file)
+        context.lifetimes += (_load_ca(context, trusted_ca_file),)
         context.verify_mode = ssl.CERT_REQUIRED
         context.check_hostname = True
         context.hostname_checks_common_name = False
@@ -131,6 +142,26 @@ def client_context(
             "transport.tls.serverName to the name in the server's certificate",
             key="transport.tls.serverName",
         ) from exc
+    return context
+
+
+def trusting_context(ca_file: str, key: str) -> ssl.SSLContext:
+    """Make the context for a server that is no frp, such as an identity provider.
+
+    Args:
+        ca_file: PEM file of the authorities to trust instead of the system's; "" for no check.
+        key: Where the operator named it, for messages.
+
+    Raises:
+        ConfigError: The file is missing, unreadable, no PEM, or expired.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file:
+        _load_ca(context, ca_file, key)
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     return context
 
 
@@ -157,10 +188,14 @@ def default_state_dir() -> Path | None:
 # --- files of the operator ---------------------------------------------------------------------
 
 
-def _load_pair(context: ssl.SSLContext, cert_file: str, key_file: str, keys: PairKeys) -> str:
-    """Load a certificate chain and its key; return the fingerprint of the first certificate."""
+def _load_pair(context: LinkContext, cert_file: str, key_file: str, keys: PairKeys) -> str:
+    """Load a certificate chain and its key; return the fingerprint of the first certificate.
+
+    One that expired is no reason not to start, as in frp: peers that pin it or verify nothing do
+    not mind, and a machine that comes up with a wrong clock must not stay away. It is told of.
+    """
     leaf = _certificates(cert_file, "certificate", keys.cert)[0]
-    _refuse_expired(leaf, cert_file, keys.cert)
+    ends = _ends(leaf, cert_file, keys.cert)
     key = _read(key_file, "private key", keys.key)
     if b"PRIVATE KEY-----" not in key:
         raise ConfigError(
@@ -201,22 +236,26 @@ def _load_pair(context: ssl.SSLContext, cert_file: str, key_file: str, keys: Pai
             path=cert_file,
             key=keys.cert,
         ) from exc
+    context.lifetimes += (Lifetime(f"the certificate in {cert_file} ({keys.cert})", ends),)
     return fingerprint(leaf)
 
 
-def _load_ca(context: ssl.SSLContext, ca_file: str) -> None:
-    certificates = _certificates(ca_file, "trusted CA", _CA_KEY)
-    now = time.time()
-    if all(_ends(certificate, ca_file, _CA_KEY) < now for certificate in certificates):
-        _refuse_expired(certificates[0], ca_file, _CA_KEY)
+def _load_ca(context: ssl.SSLContext, ca_file: str, key: str = _CA_KEY) -> Lifetime:
+    certificates = _certificates(ca_file, "trusted CA", key)
+    # Several are there for the time of a change; the last one must not end.
+    ends = max(_ends(certificate, ca_file, key) for certificate in certificates)
+    lifetime = Lifetime(f"the certificate in {ca_file} ({key})", ends)
+    if ends < time.time():  # Unlike an own one: with it, nobody could ever be let in.
+        raise ConfigError(lifetime.warning(time.time()), path=ca_file, key=key)
     try:
         context.load_verify_locations(cadata=b"".join(certificates))
     except ssl.SSLError as exc:
         raise ConfigError(
-            f"the trusted CA file cannot be used: {exc.reason or exc}", path=ca_file, key=_CA_KEY
+            f"the trusted CA file cannot be used: {exc.reason or exc}", path=ca_file, key=key
         ) from exc
     # Go trusts whatever is in the file: also an intermediate, or a server's own certificate.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return lifetime
 
 
 def _read(path: str, what: str, key: str) -> bytes:
@@ -255,18 +294,6 @@ def _certificates(path: str, what: str, key: str) -> list[bytes]:
         raise ConfigError(
             f"the {what} file holds a damaged PEM certificate: {exc}", path=path, key=key
         ) from exc
-
-
-def _refuse_expired(der: bytes, path: str, key: str) -> None:
-    ends = _ends(der, path, key)
-    if ends < time.time():
-        day = time.strftime("%Y-%m-%d", time.gmtime(ends))
-        raise ConfigError(
-            f"the certificate expired on {day}; renew it, or see that this machine's clock is "
-            f"right (it says {time.strftime('%Y-%m-%d', time.gmtime())})",
-            path=path,
-            key=key,
-        )
 
 
 def _ends(der: bytes, path: str, key: str) -> float:
@@ -345,6 +372,7 @@ def _load_generated(
             pass  # Nowhere to keep it: a new one each time, as in frp. `certificate` tells.
     pem = generate_pair()
     _load_from_memory(context, pem, keys)
+    context.pair = pem
     context.fingerprint = fingerprint(_own_der(pem))
 
 

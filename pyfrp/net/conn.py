@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pyfrp.errors import LinkError, PeerClosed, RemoteWireError
 from pyfrp.net.endpoint import Endpoint
-from pyfrp.wire.framing import FrameDecoder, encode
 from pyfrp.wire.messages import Message
+from pyfrp.wire.version import V1, Decoder, FirstDecoder, Version
+
+if TYPE_CHECKING:
+    from pyfrp.wire.v2crypto import Agreement
 
 Transform = Callable[[bytes], bytes]
 
@@ -24,11 +28,20 @@ class MessageConn(asyncio.Protocol):
     Args:
         endpoint: A paused endpoint; this becomes its protocol.
         early: Bytes already read from it.
+        version: How its messages are written; None if the peer's first bytes tell.
+
+    Attributes:
+        version: The same; before those bytes are there it says nothing.
+        agreement: What the hellos of wire v2 came to, if there were any.
     """
 
-    def __init__(self, endpoint: Endpoint, *, early: bytes = b"") -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, early: bytes = b"", version: Version | None = V1
+    ) -> None:
         self.endpoint = endpoint
-        self._decoder = FrameDecoder()
+        self.version = version or V1
+        self.agreement: Agreement | None = None
+        self._decoder: Decoder = version.decoder() if version else FirstDecoder(self._tell)
         self._encrypt: Transform | None = None
         self._decrypt: Transform | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -63,13 +76,19 @@ class MessageConn(asyncio.Protocol):
             finally:
                 self._reader = None
 
+    def begin(self, *msgs: Message) -> None:
+        """Begin the connection as a client, with its first messages. Raises as `write`."""
+        data = self.version.magic + b"".join(map(self.version.encode, msgs))
+        if self._end is None:
+            self.endpoint.write(data)
+
     def write(self, msg: Message) -> None:
         """Send a message; it leaves with the endpoint's next output, or not at all after the end.
 
         Raises:
             LocalWireError: when the message is larger than a peer accepts.
         """
-        data = encode(msg)
+        data = self.version.encode(msg)
         if self._end is None:
             self.endpoint.write(self._encrypt(data) if self._encrypt else data)
 
@@ -90,7 +109,7 @@ class MessageConn(asyncio.Protocol):
         self._encrypt = encrypt
         self._decrypt = decrypt
         if early:
-            self._decoder.feed(decrypt(early))
+            self._feed(early)
 
     def detach(self) -> tuple[Endpoint, bytes]:
         """Give up the endpoint, paused, and the bytes read beyond the last message.
@@ -127,11 +146,7 @@ class MessageConn(asyncio.Protocol):
             self.on_activity()
         self._reading = False
         self.endpoint.pause_reading()
-        try:
-            self._decoder.feed(self._decrypt(data) if self._decrypt else data)
-        except RemoteWireError as exc:
-            self._settle(exc)
-            return
+        self._feed(data)
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
@@ -150,6 +165,16 @@ class MessageConn(asyncio.Protocol):
         self._choked = False
         if self._writer is not None and not self._writer.done():
             self._writer.set_result(None)
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._decoder.feed(self._decrypt(data) if self._decrypt else data)
+        except RemoteWireError as exc:
+            self._settle(exc)
+
+    def _tell(self, version: Version, decoder: Decoder) -> None:
+        self.version = version
+        self._decoder = decoder
 
     def _settle(self, cause: LinkError | RemoteWireError) -> None:
         if self._end is None:

@@ -145,14 +145,19 @@ def _bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def connect_udp(address: tuple[str, int]) -> socket.socket:
+def connect_udp(address: tuple[str, int], *, local_ip: str = "") -> socket.socket:
     """A UDP socket whose datagrams go to, and come from, a numeric address only.
+
+    Args:
+        local_ip: Our numeric address; by default the system chooses.
 
     Raises:
         OSError: with the system's reason; descriptors may be used up.
     """
     sock = _socket(address[0])
     try:
+        if local_ip:
+            sock.bind((local_ip, 0))
         sock.connect(address)
     except BaseException:
         sock.close()

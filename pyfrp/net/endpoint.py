@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
 
 # Write buffer marks, in bytes. uvloop's own low mark is 16 bytes, which would stop and start the
 # source for every chunk.
@@ -40,6 +41,23 @@ class Endpoint(Addressed, Protocol):
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
     def get_write_buffer_size(self) -> int: ...
+
+
+class ViewReader(asyncio.Protocol):
+    """A protocol whose `data_received` takes a memoryview too, and keeps nothing of it."""
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        raise NotImplementedError
+
+
+Pieces: TypeAlias = Sequence[bytes | memoryview]
+"""Bytes in parts, to be written in this order. Whoever keeps one for later copies it or owns it."""
+
+
+def writer_of_pieces(endpoint: Endpoint) -> Callable[[Pieces], None]:
+    """The endpoint's `writelines`, as asyncio's transports have it; where there is none, a join."""
+    found: Callable[[Pieces], None] | None = getattr(endpoint, "writelines", None)
+    return found or (lambda pieces: endpoint.write(b"".join(pieces)))
 
 
 def tune(endpoint: Endpoint) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pyfrp.errors import LinkError, LocalWireError, MuxError, PeerClosed
-from pyfrp.net.endpoint import Endpoint
+from pyfrp.net.alarm import Alarm
+from pyfrp.net.endpoint import Endpoint, ViewReader, writer_of_pieces
 from pyfrp.wire.yamux import BATCH, BURST, SLICE, Half, Session, Stream
 
 # A link whose buffer grows this far although all sources are paused belongs to a peer that asks for
@@ -162,7 +163,7 @@ class MuxStream(Stream):
             protocol.connection_lost(exc)
 
 
-class MuxTransport(asyncio.Protocol):
+class MuxTransport(ViewReader):
     """One yamux session over an endpoint.
 
     Args:
@@ -201,7 +202,8 @@ class MuxTransport(asyncio.Protocol):
             now=self.loop.time(),
             keepalive=keepalive_s,
         )
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._wake)
+        self._write_pieces = writer_of_pieces(link)
         link.set_write_buffer_limits(high=LINK_HIGH, low=LINK_LOW)
         link.set_protocol(self)
         self._arm()
@@ -247,7 +249,7 @@ class MuxTransport(asyncio.Protocol):
 
     # -- Protocol of the link ------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         try:
             self.session.feed(data, self.loop.time())
         except MuxError as exc:
@@ -296,11 +298,16 @@ class MuxTransport(asyncio.Protocol):
     def _flush(self) -> None:
         if self._lost:
             return
-        data = self.session.take_output(saturated=self._saturated)
-        if data:
-            self._link.write(data)
+        output = self.session.take_output(saturated=self._saturated)
+        if output:
+            if isinstance(output, bytes):
+                size = len(output)
+                self._link.write(output)
+            else:
+                size = sum(map(len, output))
+                self._write_pieces(output)
             if not self._saturated:
-                if self.session.batch < BATCH and len(data) > self.session.batch:
+                if self.session.batch < BATCH and size > self.session.batch:
                     self.session.batch *= 2
             elif self._link.get_write_buffer_size() > UNREAD_LIMIT:
                 self.abort(MuxError("the peer asks for answers and does not read them"))
@@ -308,15 +315,9 @@ class MuxTransport(asyncio.Protocol):
     # -- time and the end ----------------------------------------------------------------------
 
     def _arm(self) -> None:
-        when = self.session.deadline()
-        if self._timer is not None:
-            if when is not None and self._timer.when() <= when:
-                return  # It fires early enough, and is set again then.
-            self._timer.cancel()
-        self._timer = None if when is None else self.loop.call_at(when, self._wake)
+        self._alarm.set(self.session.deadline())
 
     def _wake(self) -> None:
-        self._timer = None
         try:
             self.session.wake(self.loop.time())
         except MuxError as exc:
@@ -328,8 +329,6 @@ class MuxTransport(asyncio.Protocol):
         if self._lost:
             return
         self._lost = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.cancel()
         self.session.close()
         self._on_lost(self._cause or PeerClosed("the link was closed"))

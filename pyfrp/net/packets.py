@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from pyfrp.errors import IdleTimeout, LinkError, PeerClosed, RemoteWireError, WireError
 from pyfrp.net.endpoint import Endpoint
-from pyfrp.wire.framing import FrameDecoder
 from pyfrp.wire.messages import Message
+from pyfrp.wire.version import V1, Version
 
 QUEUE = 1024  # Frames that wait for a slow link; what comes then is lost (frp `proxy/udp.go`).
 BATCH = 64  # Frames of one write. A turn that brings more makes several.
@@ -21,6 +21,7 @@ class PacketConn(asyncio.Protocol):
         endpoint: Paused, below the payload's layers; this becomes its protocol.
         early: Bytes already read from it.
         on_message: Called with each message.
+        version: How the messages are written.
 
     Attributes:
         ended: Its result is why the connection ended.
@@ -28,14 +29,19 @@ class PacketConn(asyncio.Protocol):
     """
 
     def __init__(
-        self, endpoint: Endpoint, early: bytes, *, on_message: Callable[[Message], None]
+        self,
+        endpoint: Endpoint,
+        early: bytes,
+        *,
+        on_message: Callable[[Message], None],
+        version: Version = V1,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[LinkError | WireError] = self._loop.create_future()
         self.heard = self._loop.time()
         self._endpoint = endpoint
         self._on_message = on_message
-        self._decoder = FrameDecoder()
+        self._decoder = version.decoder()
         self._queue: list[bytes] = []
         self._scheduled = False
         self._choked = False

@@ -1,21 +1,19 @@
-"""QUIC connections over a UDP socket to one peer, and their streams as endpoints.
+"""QUIC connections over a UDP socket, and their streams as endpoints.
 
-The protocol itself is aioquic's, which does no I/O; here are the socket, the timer, and what it
-leaves to its user: room for what is read slowly, and limits for what is written.
-
-Source: frp `pkg/util/net/conn.go` (`QuicStreamToNetConn`): ALPN, how streams end.
+The protocol itself is aioquic's, which does no I/O; here are the timer, the order of things, and
+what it leaves to its user: whom to trust, and when a peer is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
+import hmac
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import (
+    ConnectionIdIssued,
+    ConnectionIdRetired,
     ConnectionTerminated,
     HandshakeCompleted,
     QuicEvent,
@@ -23,28 +21,47 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
-from aioquic.tls import load_pem_private_key, load_pem_x509_certificates
 
 from pyfrp.errors import HandshakeError, LinkError, PeerClosed
-from pyfrp.net.certs import generate_pair
-from pyfrp.net.endpoint import HIGH_WATER, LOW_WATER
+from pyfrp.net import quic_tls
+from pyfrp.net.quic_connection import Connection
+from pyfrp.net.quic_stream import QuicStream
+from pyfrp.net.quic_tls import ALPN, DATAGRAM, WINDOW, Setup, Untrusted
 
-ALPN = "frp"
+__all__ = ["DATAGRAM", "WINDOW", "Address", "Datagrams", "QuicSession", "QuicStream"]
+
+Address: TypeAlias = tuple[Any, ...]
+
 HANDSHAKE_S = 10.0
-WINDOW = 1024 * 1024  # Bytes that may wait for the reader of a stream.
-DATAGRAM = 1350  # Passes every usual path, as KCP's datagrams do.
 MIN_INITIAL = 1200  # RFC 9000, 14.1
 # A peer whose system says that nobody listens any more has gone; while it starts this is normal.
 REFUSED_S = 5.0
+# A stateless reset is sent by who knows nothing of us, and is small (RFC 9000, 10.3).
+RESET_SIZES = range(21, 129)
 _NO_ERROR = 0
+_CRYPTO_FRAME = 6
+_CRYPTO_ERROR = 0x100  # And a TLS alert (RFC 9001, 4.8).
 # Version and first byte of an initial packet: QUIC 1 and QUIC 2.
 _INITIAL = ((1, 0xC0), (0x6B3343CF, 0xD0))
+_ALERTS = {
+    quic_tls.NO_ALPN: "it speaks QUIC, but not frp (no ALPN in common)",
+    quic_tls.CERTIFICATE_REQUIRED: (
+        "a client certificate is required; set transport.tls.certFile and transport.tls.keyFile "
+        "on the client"
+    ),
+    quic_tls.BAD_CERTIFICATE: "it refuses our certificate",
+    quic_tls.CERTIFICATE_EXPIRED: "it refuses our certificate as expired",
+    quic_tls.UNKNOWN_CA: "it does not trust our certificate",
+}
 
 
 class Datagrams(Protocol):
-    """The socket below, connected to the peer."""
+    """The socket below."""
 
-    def send(self, data: bytes) -> None: ...
+    def send_many(self, datagrams: list[tuple[bytes, Address]]) -> None:
+        """Send each to its address, in this order."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -53,67 +70,64 @@ class QuicSession:
 
     Args:
         socket: Sends to the peer; closed at the end.
-        peer: Its address; a client shows it as the server's name, as frp does.
+        peer: Its address.
+        setup: Of our side. A client begins at once, a server with the first datagram.
         info: For `get_extra_info` of the streams.
-        client: Whether we start the handshake.
         on_stream: Called with each stream that the peer opens, paused; None to refuse them.
-        keepalive_s: Seconds between pings.
-        idle_s: Seconds of silence after which the connection is over.
         report: Called with an exception that escaped a stream's reader, and what it was.
+        origin: For `Connection`, of a server whose first datagram was looked at already.
 
     Attributes:
         ended: Settled with the reason when the connection is gone.
+        answered: Whether the peer has said anything.
     """
 
     def __init__(
         self,
         socket: Datagrams,
-        peer: tuple[str, int],
+        peer: Address,
         *,
+        setup: Setup,
         info: dict[str, Any],
-        client: bool,
         on_stream: Callable[[QuicStream], None] | None,
-        keepalive_s: float,
-        idle_s: float,
         report: Callable[[BaseException, str], None],
+        origin: dict[str, Any] | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.info = info
         self.report = report
         self.ended: asyncio.Future[Exception] = self.loop.create_future()
+        self.answered = False
         self._ready: asyncio.Future[None] = self.loop.create_future()
         self._socket = socket
         self._peer = peer
+        self._setup = setup
+        self._client = setup.quic.is_client
         self._on_stream = on_stream
         self._streams: dict[int, QuicStream] = {}
+        self._watched: set[QuicStream] = set()
+        self._fed: dict[QuicStream, None] = {}
         self._seen = 0  # Streams that the peer has opened.
         self._heard = self.loop.time()
-        self._keepalive_s = max(keepalive_s, 1.0)
+        idle_s = setup.quic.idle_timeout
+        self._keepalive_s = min(max(setup.keepalive_s, 1.0), idle_s / 2)
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._wake_at = 0.0
         self._pinger: asyncio.TimerHandle | None = None
-        self._setup = QuicConfiguration(
-            is_client=client,
-            alpn_protocols=[ALPN],
-            congestion_control_algorithm="cubic",
-            idle_timeout=idle_s if idle_s > 0 else 30.0,
-            max_datagram_size=DATAGRAM,
-            max_stream_data=WINDOW,
-            max_data=16 * WINDOW,
-            server_name=f"{peer[0]}:{peer[1]}" if client else None,
-            verify_mode=ssl.CERT_NONE,
-        )
-        # aioquic's types leave out what we need of its insides.
-        self.connection: Any = None
-        if client:
-            connection = QuicConnection(configuration=self._setup)
-            self._begin(connection)
-            connection.connect(peer, now=self.loop.time())
+        self._limit = self.loop.call_later(HANDSHAKE_S, self._too_slow)
+        self._connection: Connection | None = None
+        if self._client or origin is not None:
+            self._connection = Connection(setup, self._streams, **origin or {})
+        if self._client:
+            self.connection.connect(peer, now=self.loop.time())
             self.flush()
-        else:
-            pair = generate_pair()
-            self._setup.certificate = load_pem_x509_certificates(pair)[0]
-            self._setup.private_key = load_pem_private_key(pair)
+
+    @property
+    def connection(self) -> Connection:
+        """aioquic's part, once there is one."""
+        assert self._connection is not None
+        return self._connection
 
     async def ready(self) -> None:
         """Wait for the handshake.
@@ -122,81 +136,108 @@ class QuicSession:
             HandshakeError: it failed, or the peer does not answer; the connection is closed.
         """
         try:
-            async with asyncio.timeout(HANDSHAKE_S):
-                await self._ready
-        except TimeoutError:
-            self.close()
-            raise HandshakeError(f"no QUIC handshake within {HANDSHAKE_S:g} s") from None
+            await self._ready
         except BaseException:
             self.close()
             raise
 
-    def open(self) -> QuicStream:
-        """Open a stream, paused. Raises PeerClosed when the connection is gone."""
+    def open(self, *, announce: bool = True) -> QuicStream:
+        """Open a stream, paused.
+
+        Args:
+            announce: Let the peer know of it although nothing is written yet.
+
+        Raises:
+            PeerClosed: the connection is gone.
+        """
         if self.ended.done():
             raise PeerClosed(str(self.ended.result()))
         number = self.connection.get_next_available_stream_id()
         self.connection.send_stream_data(number, b"")
         stream = self._streams[number] = QuicStream(self, number)
-        stream.announce()
+        if announce:
+            self.connection.announce(number)
+        self.schedule()
         return stream
 
-    def close(self) -> None:
-        """End the connection and every stream. Idempotent."""
+    def close(self, cause: LinkError | None = None) -> None:
+        """End the connection and every stream. What was written in this turn still goes out."""
         if self.ended.done():
             return
-        if self.connection is not None:
-            self.connection.close(error_code=_NO_ERROR)
-            for data, _ in self.connection.datagrams_to_send(now=self.loop.time()):
-                self._socket.send(data)
-        self._lose(PeerClosed("the tunnel was closed"))
+        if self._connection is not None:
+            self._transmit()
+            self._hang_up(_NO_ERROR)
+        self.lose(cause or PeerClosed("the tunnel was closed"))
+
+    # -- a link of a server, see `pyfrp.server.links` ------------------------------------------
+
+    def heard(self) -> float:
+        """When anything last came, in the loop's time."""
+        return self._heard
+
+    def abort(self, cause: LinkError) -> None:
+        self.close(cause)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.info.get(name, default)
 
     # -- what the socket brings ----------------------------------------------------------------
 
-    def datagram_received(self, data: bytes) -> None:
-        if self.ended.done() or (self.connection is None and not self._accept(data)):
+    def datagram_received(self, data: bytes, source: Address | None = None) -> None:
+        """Args: source: The sender, where that is not sure to be the peer's known address."""
+        if self.ended.done() or (self._connection is None and not self._accept(data)):
+            return
+        if len(data) in RESET_SIZES and self._is_reset(data):
+            self.lose(PeerClosed("the QUIC connection was lost: the peer has forgotten it"))
             return
         self._heard = self.loop.time()
-        self.connection.receive_datagram(data, self._peer, now=self._heard)
-        self._read_events()
+        self.answered = True
+        try:
+            self.connection.receive_datagram(data, source or self._peer, now=self._heard)
+        except Exception as exc:
+            # Whatever a peer makes aioquic stumble over costs him alone.
+            self.report(exc, "a QUIC connection failed")
+            self.lose(PeerClosed("the QUIC connection failed"))
+            return
         self.schedule()
 
     def error_received(self, exc: OSError) -> None:
         """What the system says of an earlier datagram; sooner than the idle timeout."""
         refused = isinstance(exc, ConnectionError)
         if refused and self.loop.time() - self._heard > REFUSED_S:
-            self._lose(PeerClosed(f"the QUIC connection was lost: {exc}"))
+            self.lose(PeerClosed(f"the QUIC connection was lost: {exc}"))
 
     def _accept(self, data: bytes) -> bool:
         """Take the first datagram of a client; anything else is dropped."""
-        meant_for = _first_of_client(data)
+        meant_for = first_of_client(data)
         if meant_for is None:
             return False
-        self._begin(
-            QuicConnection(
-                configuration=self._setup,
-                original_destination_connection_id=meant_for,
-            )
+        self._connection = Connection(
+            self._setup, self._streams, original_destination_connection_id=meant_for
         )
         return True
 
-    def _begin(self, connection: Any) -> None:
-        self.connection = connection
-        _give_credit_on_reading(connection, self._streams)
+    def _is_reset(self, data: bytes) -> bool:
+        """Whether the peer, started anew, tells that it does not know us (RFC 9000, 10.3.1)."""
+        known = self.connection.peers_token
+        return bool(known) and not data[0] & 0x80 and hmac.compare_digest(data[-16:], known)
 
     def _read_events(self) -> None:
-        while (event := self.connection.next_event()) is not None:
+        while (event := self.connection.next_event()) is not None and not self.ended.done():
             self._on_event(event)
+        # What came for a stream within a turn is one piece for its reader.
+        while self._fed:
+            self._fed.popitem()[0].deliver()
         # A stream may be opened by another frame than data, of which there is no event.
-        opened = getattr(getattr(self.connection, "_local_max_streams_bidi", None), "used", 0)
-        for index in range(self._seen, opened):
-            self._stream(index * 4 + int(self._setup.is_client))
+        for index in range(self._seen, self.connection.opened):
+            self._stream(index * 4 + int(self._client))
 
     def _on_event(self, event: QuicEvent) -> None:
         if isinstance(event, StreamDataReceived):
-            stream = self._stream(event.stream_id)
+            stream = self._streams.get(event.stream_id) or self._stream(event.stream_id)
             if stream is not None:
                 stream.received(event.data, ended=event.end_stream)
+                self._fed[stream] = None
         elif isinstance(event, StreamReset):
             stream = self._stream(event.stream_id)
             if stream is not None:
@@ -205,20 +246,43 @@ class QuicSession:
             stream = self._streams.get(event.stream_id)
             if stream is not None:
                 stream.refused()
+        elif isinstance(event, ConnectionIdIssued):
+            self.id_changed(event.connection_id, known=True)
+        elif isinstance(event, ConnectionIdRetired):
+            self.id_changed(event.connection_id, known=False)
         elif isinstance(event, HandshakeCompleted):
-            if not self._ready.done():
-                self._ready.set_result(None)
-            self._pinger = self.loop.call_later(self._keepalive_s, self._ping)
+            self._shaken(event.alpn_protocol)
         elif isinstance(event, ConnectionTerminated):
-            reason = event.reason_phrase or f"code {event.error_code}"
-            self._lose(PeerClosed(f"the QUIC connection ended: {reason}"))
+            self.lose(PeerClosed(f"the QUIC connection ended: {_words(event)}"))
+
+    def _shaken(self, alpn: str | None) -> None:
+        """The handshake is done; see whom it was with."""
+        if alpn != ALPN:
+            self._refuse(HandshakeError("the peer speaks QUIC, but not frp"), quic_tls.NO_ALPN)
+            return
+        if self._setup.trust is not None:
+            try:
+                self._setup.trust.check(self.connection.shown)
+            except Untrusted as exc:
+                self._refuse(exc, exc.alert)
+                return
+        self._limit.cancel()
+        if not self._ready.done():
+            self._ready.set_result(None)
+        if self._setup.keepalive_s > 0:
+            self._pinger = self.loop.call_later(self._keepalive_s, self._ping)
+        self.established()
+
+    def _refuse(self, cause: HandshakeError, alert: int) -> None:
+        self._hang_up(_CRYPTO_ERROR + alert, _CRYPTO_FRAME)
+        self.lose(cause)
 
     def _stream(self, number: int) -> QuicStream | None:
         """The stream of this number, made when the peer has just opened it; None for an old one."""
         stream = self._streams.get(number)
-        if stream is not None or number % 4 != int(self._setup.is_client):
+        if stream is not None or number % 4 != int(self._client):
             return stream
-        while self._seen <= number // 4:
+        while self._seen <= number // 4 and not self.ended.done():
             fresh = self._seen * 4 + number % 4
             self._seen += 1
             opened = self._streams[fresh] = QuicStream(self, fresh)
@@ -228,10 +292,23 @@ class QuicSession:
                 self._on_stream(opened)
         return self._streams.get(number)
 
-    def forget(self, number: int) -> None:
+    def forget(self, stream: QuicStream, number: int) -> None:
         self._streams.pop(number, None)
+        self._watched.discard(stream)
+
+    # -- for who listens -----------------------------------------------------------------------
+
+    def established(self) -> None:
+        """The handshake is done."""
+
+    def id_changed(self, connection_id: bytes, *, known: bool) -> None:
+        """Datagrams that are ours have this number from now on, or no longer."""
 
     # -- output and time -----------------------------------------------------------------------
+
+    def watch(self, stream: QuicStream) -> None:
+        """Tell a stream when something was sent."""
+        self._watched.add(stream)
 
     def schedule(self) -> None:
         """What comes up in a turn leaves together."""
@@ -240,22 +317,41 @@ class QuicSession:
             self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        self._flushing = False
-        if self.ended.done() or self.connection is None:
+        if self._connection is None or self.ended.done():
             return
-        for data, _ in self.connection.datagrams_to_send(now=self.loop.time()):
-            self._socket.send(data)
-        for stream in list(self._streams.values()):
-            stream.sent()
+        self._flushing = True  # What the readers answer leaves now, too.
+        try:
+            self._read_events()
+        finally:
+            self._flushing = False
+        if self.ended.done():
+            return
+        self._transmit()
+        self._read_events()  # What was sent may have told the peer of connection ids.
+        for stream in list(self._watched):
+            if not stream.sent():
+                self._watched.discard(stream)
+        if self.ended.done():
+            return
         when = self.connection.get_timer()
         if self._timer is not None:
+            # Not the handle's own: uvloop's of a moment that has passed does not tell it.
+            if when is not None and self._wake_at <= when:
+                return  # It fires early enough, and is set again then.
             self._timer.cancel()
         self._timer = None if when is None else self.loop.call_at(when, self._wake)
+        self._wake_at = when or 0.0
+
+    def _transmit(self) -> None:
+        if not self.connection.begun:
+            return  # There is nobody yet to send to.
+        datagrams = self.connection.datagrams_to_send(now=self.loop.time())
+        if datagrams:
+            self._socket.send_many(datagrams)
 
     def _wake(self) -> None:
         self._timer = None
         self.connection.handle_timer(now=self.loop.time())
-        self._read_events()
         self.flush()
 
     def _ping(self) -> None:
@@ -263,16 +359,28 @@ class QuicSession:
         self.connection.send_ping(0)
         self.flush()
 
+    def _too_slow(self) -> None:
+        cause = HandshakeError(f"no QUIC handshake within {HANDSHAKE_S:g} s")
+        if self._connection is not None:
+            self._hang_up(_NO_ERROR)
+        self.lose(cause)
+
     # -- the end -------------------------------------------------------------------------------
 
-    def _lose(self, cause: LinkError) -> None:
+    def _hang_up(self, code: int, frame: int | None = None) -> None:
+        self.connection.close(error_code=code, frame_type=frame)
+        self._transmit()
+
+    def lose(self, cause: LinkError) -> None:
+        """The connection is gone; the peer is not told."""
         if self.ended.done():
             return
         self.ended.set_result(cause)
         if not self._ready.done():
-            self._ready.set_exception(HandshakeError(str(cause)))
+            wrapped = cause if isinstance(cause, HandshakeError) else HandshakeError(str(cause))
+            self._ready.set_exception(wrapped)
             self._ready.exception()  # Nobody may be waiting for it any more.
-        for timer in (self._timer, self._pinger):
+        for timer in (self._timer, self._pinger, self._limit):
             if timer is not None:
                 timer.cancel()
         self._socket.close()
@@ -280,7 +388,7 @@ class QuicSession:
             stream.lose(ConnectionResetError(str(cause)))
 
 
-def _first_of_client(data: bytes) -> bytes | None:
+def first_of_client(data: bytes) -> bytes | None:
     """The connection id that a client's first datagram is meant for; None for any other datagram.
 
     Source: RFC 9000, 17.2 and 17.2.2; RFC 9369, 3.2.
@@ -293,219 +401,9 @@ def _first_of_client(data: bytes) -> bytes | None:
     return data[6 : 6 + size] if 8 <= size <= 20 else None
 
 
-class QuicStream:
-    """One bidirectional stream, paused until `resume_reading`."""
-
-    def __init__(self, session: QuicSession, number: int) -> None:
-        self._session = session
-        self._number = number
-        self._protocol: asyncio.Protocol = asyncio.Protocol()
-        self._held: list[bytes] = []
-        self._holding = True
-        self._written = 0
-        self._full = False
-        self._far_ended = False
-        self._told_end = False
-        self._near_ended = False
-        self._refused = False
-        self._closing = False
-        self._lost = False
-        self.consumed = 0
-
-    # -- Endpoint ------------------------------------------------------------------------------
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._protocol = protocol  # type: ignore[assignment]  # readers of bytes, by contract
-
-    def write(self, data: bytes) -> None:
-        if self._closing or self._near_ended or self._refused or not data:
-            return
-        self._send(data)
-        self._written += len(data)
-        if not self._full and self._unsent() > HIGH_WATER:
-            self._full = True
-            self._protocol.pause_writing()
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        if not (self._near_ended or self._refused or self._lost):
-            self._near_ended = True
-            self._send(b"", end=True)
-
-    def is_closing(self) -> bool:
-        return self._closing or self._lost
-
-    def pause_reading(self) -> None:
-        self._holding = True
-
-    def resume_reading(self) -> None:
-        if self._closing:
-            return
-        self._holding = False
-        self._deliver()
-        self._session.schedule()  # There may be credit to give.
-
-    def close(self) -> None:
-        """Send what is pending, and an end after it; refuse what still comes."""
-        if self._closing:
-            return
-        self.write_eof()
-        self._closing = True
-        self._refuse()
-        self._session.schedule()
-
-    def abort(self) -> None:
-        self._closing = True
-        if not self._session.ended.done():
-            try:
-                self._session.connection.reset_stream(self._number, _NO_ERROR)
-            except ValueError:
-                pass  # It has ended both ways, and is forgotten.
-            self._refuse()
-            self._session.schedule()
-        self._session.loop.call_soon(self.lose, None)
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._session.info.get(name, default)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """The marks are our own: the buffer is inside the connection."""
-
-    def get_write_buffer_size(self) -> int:
-        return self._unsent()
-
-    # -- what the session tells ----------------------------------------------------------------
-
-    def announce(self) -> None:
-        """Let the peer know of the stream although nothing is written yet.
-
-        A service may speak first. A new limit for what the peer may send opens the stream there
-        (RFC 9000, 3.1), in official peers too.
-        """
-        inner = self._inner()
-        if inner is not None:
-            inner.max_stream_data_local += 1
-        self._session.schedule()
-
-    def received(self, data: bytes, *, ended: bool) -> None:
-        self._far_ended = self._far_ended or ended
-        if self._closing:
-            return
-        if data:
-            self._held.append(data)
-        self._deliver()
-
-    def was_reset(self) -> None:
-        self._far_ended = True
-        if not self._closing:  # Else it is the answer to our refusal.
-            self._closing = True
-            self._session.loop.call_soon(self.lose, ConnectionResetError("the stream was reset"))
-
-    def refused(self) -> None:
-        """The peer reads no more; official ones say so whenever they close."""
-        self._refused = True
-        self._full = False
-        if self._told_end or self._closing:
-            self._session.loop.call_soon(self.lose, None)
-
-    def sent(self) -> None:
-        """Something was sent, of whatever stream."""
-        if self._full and self._unsent() <= LOW_WATER and not self._closing:
-            self._full = False
-            self._protocol.resume_writing()
-        if self._closing and not self._lost:
-            inner = self._inner()
-            if inner is None or inner.sender.is_finished:
-                self.lose(None)
-
-    def lose(self, exc: Exception | None) -> None:
-        if self._lost:
-            return
-        self._lost = self._closing = True
-        self._held.clear()
-        self._session.forget(self._number)
-        self._protocol.connection_lost(exc)
-
-    # -- helpers -------------------------------------------------------------------------------
-
-    def _deliver(self) -> None:
-        if self._holding or self._closing:
-            return
-        try:
-            if self._held:
-                data = b"".join(self._held)
-                self._held.clear()
-                self.consumed += len(data)
-                self._protocol.data_received(data)
-            if self._far_ended and not self._told_end and not self._held:
-                self._told_end = True
-                if not self._protocol.eof_received():
-                    self.close()
-                elif self._refused:
-                    self._session.loop.call_soon(self.lose, None)
-        except Exception as exc:
-            self._session.report(exc, "a stream's reader failed")
-            self.abort()
-
-    def _send(self, data: bytes, *, end: bool = False) -> None:
-        try:
-            self._session.connection.send_stream_data(self._number, data, end_stream=end)
-        except (RuntimeError, ValueError):
-            self._refused = True  # The peer has said so already; we have not read that far yet.
-        self._session.schedule()
-
-    def _inner(self) -> Any:
-        """aioquic's own stream, for what it does not tell; None when it has ended both ways."""
-        return getattr(self._session.connection, "_streams", {}).get(self._number)
-
-    def _unsent(self) -> int:
-        inner = self._inner()
-        return 0 if inner is None else max(0, self._written - inner.sender.highest_offset)
-
-    def _refuse(self) -> None:
-        if not self._far_ended and not self._session.ended.done():
-            try:
-                self._session.connection.stop_stream(self._number, _NO_ERROR)
-            except ValueError:
-                pass  # It has ended both ways, and is forgotten.
-
-
-class _Window:
-    """A stream as `_write_stream_limits` looks at it, with nothing received that was not read.
-
-    aioquic doubles a limit whenever half of it has come, read or not: a slow reader would have
-    everything in memory.
-    """
-
-    class _Receiver:
-        highest_offset = 0
-
-    receiver = _Receiver()
-
-    def __init__(self, stream: Any) -> None:
-        object.__setattr__(self, "_stream", stream)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_stream"), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(object.__getattribute__(self, "_stream"), name, value)
-
-
-def _give_credit_on_reading(connection: Any, streams: dict[int, QuicStream]) -> None:
-    """Let the peer send as much as was read and a window more, in steps of half a window."""
-    write = getattr(connection, "_write_stream_limits", None)
-    if write is None:
-        return  # Another version of aioquic: memory is not bounded, all else works.
-
-    def write_limits(builder: Any, space: Any, stream: Any) -> None:
-        ours = streams.get(stream.stream_id)
-        if ours is not None and stream.max_stream_data_local:
-            limit = ours.consumed + WINDOW
-            if limit - stream.max_stream_data_local >= WINDOW // 2:
-                stream.max_stream_data_local = limit
-        write(builder, space, _Window(stream))
-
-    connection._write_stream_limits = write_limits
+def _words(event: ConnectionTerminated) -> str:
+    """Why a connection ended, for an operator."""
+    known = _ALERTS.get(event.error_code - _CRYPTO_ERROR)
+    if known is not None:
+        return known
+    return event.reason_phrase[:200] or f"code {event.error_code}"

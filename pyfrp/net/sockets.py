@@ -11,6 +11,9 @@ from typing import Any
 
 BACKLOG = 1024  # Connections the kernel holds for us while the loop is busy, or not yet there.
 UNSENT = 128 * 1024
+# Of UDP sockets with streams on them: the kernel's own figure has room for a hundred datagrams.
+# Source: frp `pkg/util/net/kcp.go`.
+DATAGRAM_BUFFER = 4 * 1024 * 1024
 
 
 def is_numeric(host: str) -> bool:
@@ -55,6 +58,37 @@ def bind(host: str, port: int, *, keepalive_s: float, links: bool = False) -> so
         sock.close()
         raise
     return sock
+
+
+def bind_datagrams(host: str, port: int) -> socket.socket:
+    """A non-blocking UDP socket on a numeric address, for streams; families as for `bind`.
+
+    Raises:
+        OSError: with the system's reason; `bind_error` makes a sentence of it.
+    """
+    both = host in ("0.0.0.0", "::") and socket.has_dualstack_ipv6()
+    if both:
+        host = "::"
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
+        widen(sock)
+        sock.bind((host, port))
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def widen(sock: socket.socket) -> None:
+    """Let the kernel hold as many datagrams as a window of streams is, or what it allows."""
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, option, DATAGRAM_BUFFER)
+        except OSError:
+            pass  # Some systems refuse what is too much rather than giving less.
 
 
 def bind_error(host: str, port: int, exc: OSError, network: str = "tcp") -> str:

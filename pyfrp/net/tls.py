@@ -12,8 +12,9 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from pyfrp.errors import HandshakeError
-from pyfrp.net.endpoint import Endpoint
+from pyfrp.errors import CertificateError, HandshakeError
+from pyfrp.net.endpoint import Endpoint, Pieces, ViewReader
+from pyfrp.net.peercert import issuer_of, shown_certificate
 
 RECORD = 16 * 1024  # The most plaintext a TLS record holds (RFC 8446, 5.1).
 # Two buffers for all connections of a process, what is read and what it says: both are filled and
@@ -57,7 +58,7 @@ class TlsEndpoint(asyncio.BufferedProtocol):
         self._tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
         )
-        self._protocol: asyncio.BaseProtocol = asyncio.Protocol()
+        self.set_protocol(asyncio.Protocol())
         self._paused = False
         self._ended = False
         self._closing = False
@@ -78,12 +79,26 @@ class TlsEndpoint(asyncio.BufferedProtocol):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
+        self._read = protocol.data_received  # type: ignore[attr-defined]  # readers of bytes
+        self._lends = isinstance(protocol, ViewReader)
 
     def write(self, data: bytes) -> None:
         if self._closing:
             return
         try:
             self._tls.write(data)
+        except ssl.SSLError as exc:
+            self._fail(HandshakeError(f"TLS failed: {exc.reason or exc}"))
+            return
+        self._link.write(self._outgoing.read())
+
+    def writelines(self, pieces: Pieces) -> None:
+        """Write pieces in turn, each in records of its own; they leave together."""
+        if self._closing:
+            return
+        try:
+            for piece in pieces:
+                self._tls.write(piece)
         except ssl.SSLError as exc:
             self._fail(HandshakeError(f"TLS failed: {exc.reason or exc}"))
             return
@@ -196,11 +211,13 @@ class TlsEndpoint(asyncio.BufferedProtocol):
         except ssl.SSLWantReadError:
             self._send()
             return
-        except ssl.SSLError as exc:
+        except ssl.SSLCertVerificationError as exc:
             self._send()  # The alert that tells the peer why.
-            failure = HandshakeError(explain(exc))
-            failure.__cause__ = exc
-            self._fail(failure)
+            self._fail(CertificateError(untrusted(exc, shown_certificate(self._tls))), exc)
+            return
+        except ssl.SSLError as exc:
+            self._send()
+            self._fail(HandshakeError(explain(exc)), exc)
             return
         self._send()
         self._ready = True
@@ -226,8 +243,8 @@ class TlsEndpoint(asyncio.BufferedProtocol):
                     break
                 if incoming.pending:
                     size = self._read_rest(size)
-                data = _plain[:size].tobytes()
-                self._protocol.data_received(data)  # type: ignore[attr-defined]  # readers of bytes
+                data = _plain[:size]
+                self._read(data if self._lends and size > RECORD else data.tobytes())
         except ssl.SSLWantReadError:
             pass  # The rest of a record is on its way.
         except ssl.SSLError as exc:
@@ -265,9 +282,10 @@ class TlsEndpoint(asyncio.BufferedProtocol):
         if not keep:
             self.close()
 
-    def _fail(self, exc: HandshakeError) -> None:
+    def _fail(self, exc: HandshakeError, cause: ssl.SSLError | None = None) -> None:
         if self._closing:
             return
+        exc.__cause__ = cause
         if not self.handshaken.done():
             self.handshaken.set_exception(exc)
         self._closing = True
@@ -278,13 +296,17 @@ class TlsEndpoint(asyncio.BufferedProtocol):
             self._link.abort()
 
 
+def untrusted(exc: ssl.SSLCertVerificationError, shown: bytes | None) -> str:
+    """As `explain`, for a certificate that failed verification."""
+    by = f" (it was issued by {issuer_of(shown)})" if shown else ""
+    return (
+        f"the peer's certificate is not trusted: {exc.verify_message}{by}; "
+        "check transport.tls.trustedCaFile and transport.tls.serverName"
+    )
+
+
 def explain(exc: ssl.SSLError) -> str:
     """What an operator can make of a TLS failure, in one sentence."""
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return (
-            f"the peer's certificate is not trusted: {exc.verify_message}; "
-            "check transport.tls.trustedCaFile and transport.tls.serverName"
-        )
     reason = (exc.reason or str(exc)).replace("_", " ").lower()
     if "wrong version number" in reason or "http request" in reason:
         return "the peer does not speak TLS on this port"

@@ -15,6 +15,7 @@ from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.packets import QUEUE, PacketConn
 from pyfrp.wire.datagram import encode_packet, user_part
 from pyfrp.wire.messages import Message, UDPPacket
+from pyfrp.wire.version import V1, Version
 
 SILENCE_S = 60.0  # The far client pings every 30 s; a connection without that is dead.
 
@@ -29,6 +30,7 @@ class UserPort:
         sock: Bound, not blocking; this closes it.
         packet_size: Most bytes of a user's datagram that are carried.
         log: A structlog logger.
+        version: How the messages are written on what carries them.
 
     Attributes:
         conn: What carries datagrams just now.
@@ -36,13 +38,16 @@ class UserPort:
         complaints: Says what goes wrong, not too often.
     """
 
-    def __init__(self, sock: socket.socket, *, packet_size: int, log: Any) -> None:
+    def __init__(
+        self, sock: socket.socket, *, packet_size: int, log: Any, version: Version = V1
+    ) -> None:
         self.conn: PacketConn | None = None
         self.closed = False
         self.complaints = Complaints(log.warning)
         self._socket = DatagramSocket(sock, on_datagram=self._from_user, on_error=self._failed)
         self._size = packet_size
         self._log = log
+        self._version = version
         self._waiting: list[bytes] = []  # Frames that came while there was no connection.
         self._woken = asyncio.Event()
 
@@ -74,7 +79,9 @@ class UserPort:
         if self.closed:
             endpoint.abort()
             return PeerClosed("closed")
-        conn = self.conn = PacketConn(endpoint, early, on_message=self._to_user)
+        conn = self.conn = PacketConn(
+            endpoint, early, on_message=self._to_user, version=self._version
+        )
         try:
             waiting, self._waiting = self._waiting, []
             self._woken.clear()
@@ -114,7 +121,7 @@ class UserPort:
             )
             data = data[: self._size]
         try:
-            frame = encode_packet(data, user_part(*user_of(address)))
+            frame = encode_packet(data, user_part(*user_of(address)), self._version.frame)
         except LocalWireError as exc:
             self.complaints.tell("long", f"a datagram of a user was dropped: {exc}")
             return

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from typing import Any
 
-from pyfrp.net.bridge import Bridge, Carried
+from pyfrp.net.bridge import Bridge, Keeper
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.held import Held
 
 LOGGED_FAILURES = 20  # A second, of one plugin; more of the same tells nothing new.
-
-
-class Keeper(Protocol):
-    """Who owns what a plugin opens: it is ended with the session, and waited for in a drain."""
-
-    bridges: dict[Carried, None]
-
-    def bridge_closed(self, bridge: Carried) -> None: ...
 
 
 class Visit:

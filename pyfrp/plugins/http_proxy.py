@@ -132,9 +132,7 @@ class _Request:
         user.on_end = self._user_ended
         if not self.done:
             server.on_choke = user.hold
-            user.on_data = self._feed
-            if user.buffer:
-                self._feed(user.take(len(user.buffer)))
+            user.divert(self._feed)
         if user.lost:
             server.abort()
         elif user.ended:
@@ -156,8 +154,8 @@ class _Request:
         if body.done:
             self._user.on_data = None
             self._server.on_choke = None
+            self._user.buffer += body.rest  # Before anything else can come.
             self._user.hold(False)
-            self._user.buffer += body.rest
 
     def _user_ended(self) -> None:
         if self.done:

@@ -26,6 +26,7 @@ from pyfrp.plugins.local import LocalService
 from pyfrp.vhost.caller import CallerSide
 from pyfrp.vhost.exchange import HttpExchange
 from pyfrp.vhost.frontend import HttpRoute
+from pyfrp.vhost.serving import Refusal
 from pyfrp.vhost.upstream import UpstreamPool
 from pyfrp.wire.http1 import Forwarding, HeadEdit, RequestHead, http_date
 
@@ -263,22 +264,15 @@ class Front:
     def refuse_dead(self, exchange: HttpExchange, why: str, *, stage: str) -> None:
         exchange.refuse(502, why, stage=stage)
 
-    def log_refusal(
-        self,
-        route: HttpRoute | None,
-        head: RequestHead | None,
-        caller: tuple[str, int],
-        status: int,
-        stage: str,
-        cause: str,
-    ) -> None:
+    def log_refusal(self, refusal: Refusal) -> None:
         log, kind = self._visit.log, self._plugin.options.type
+        stage, status = refusal.stage, refusal.status
         if stage.startswith("request") or 0 < status < 500:  # The caller is to blame.
-            log.debug(f"{kind}: refused a request: {cause}")
+            log.debug(f"{kind}: refused a request: {refusal.cause}")
         elif self._plugin.log_limit.allows():
             log.warning(
-                f"{kind}: {cause}{self._detail}",
-                host=head.host[:200] if head is not None else "",
+                f"{kind}: {refusal.cause}{self._detail}",
+                host=refusal.host,
                 caller=format_address(self._visit.source),
                 status=status or "cut",
                 stage=stage,

@@ -6,6 +6,7 @@ The certificate is the operator's, or one that is generated once and kept.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,8 @@ class TlsFront:
     def warnings(self) -> list[str]:
         given = bool(self._options.crt_path), bool(self._options.key_path)
         if given[0] is given[1]:
-            return []
+            now = time.time()
+            return [text for life in self._context.lifetimes if (text := life.warning(now))]
         alone, other = ("crtPath", "keyPath") if given[0] else ("keyPath", "crtPath")
         return [f"plugin.{alone} without {other} has no effect: the certificate is a generated one"]
 
@@ -78,7 +80,7 @@ class TlsFront:
         reader = HelloReader()
         try:
             async with asyncio.timeout(HANDSHAKE_S):
-                name = await _hello(conn, reader)
+                name = await _asked_name(conn, reader)
                 link, ahead = conn.detach()
                 if conn.ended:
                     raise PeerClosed("the user ended the connection after its hello")
@@ -106,7 +108,7 @@ class TlsFront:
         return Opened(tls, name, agreed or "")
 
 
-async def _hello(conn: ByteConn, reader: HelloReader) -> str:
+async def _asked_name(conn: ByteConn, reader: HelloReader) -> str:
     """Read until the name is known.
 
     Raises:
@@ -114,8 +116,8 @@ async def _hello(conn: ByteConn, reader: HelloReader) -> str:
         PeerClosed: when the user leaves before.
     """
     while True:
-        name = reader.feed(conn.take(READ_AHEAD_BYTES))
-        if name is not None:
-            return name
+        hello = reader.feed(conn.take(READ_AHEAD_BYTES))
+        if hello is not None:
+            return hello.name
         if not await conn.more():
             raise PeerClosed("the user left before its hello")

@@ -36,15 +36,15 @@ def own_ports(cfg: ServerConfig) -> list[int]:
 def bind_early(cfg: ServerConfig) -> Bound:
     """Bind the fixed ports of a configuration, if only they can still fail.
 
-    Certificates, a log file or a name to look up may be found wanting later, and nothing shall be
-    bound by then; with these, nothing is bound here.
+    Certificates, a log file, a name to look up or what QUIC needs may be found wanting later, and
+    nothing shall be bound by then; with these, nothing is bound here.
 
     Raises:
         ConfigError: a port cannot be had; nothing stays bound.
     """
     tls = cfg.transport.tls
     files = tls.cert_file or tls.key_file or tls.trusted_ca_file
-    if files or cfg.log.to not in ("", "console"):
+    if files or cfg.quic_bind_port or cfg.log.to not in ("", "console"):
         return {}
     wanted = [(cfg.bind_addr, cfg.bind_port, True)]
     wanted += [(cfg.proxy_bind_addr, port, False) for port in own_ports(cfg)]

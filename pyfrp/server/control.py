@@ -6,6 +6,7 @@ Source of the conversation: frp `server/control.go`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ class Control:
     ) -> None:
         self.run_id = login.run_id
         self.user = login.user
+        self.client_id = login.client_id
         self.log = server.log.bind(run_id=login.run_id)
         self._server = server
         self._conn = conn
@@ -71,6 +73,7 @@ class Control:
             max(0, min(login.pool_count, limits.max_pool_count)),
             request=self._request_work,
             timeout_s=server.cfg.user_conn_timeout,
+            version=conn.version,
         )
 
     async def run(self) -> None:
@@ -131,7 +134,7 @@ class Control:
 
     async def _handle(self, msg: Message) -> None:
         if isinstance(msg, Ping):
-            self._ping(msg)
+            await self._ping(msg)
         elif isinstance(msg, NewProxy):
             await self._new_proxy(msg)
         elif isinstance(msg, CloseProxy):
@@ -145,9 +148,9 @@ class Control:
         else:
             self.log.debug("ignored a message", type=type(msg).__name__)
 
-    def _ping(self, msg: Ping) -> None:
+    async def _ping(self, msg: Ping) -> None:
         try:
-            self._server.verifier.verify_ping(msg)
+            await self._server.verifier.verify_ping(msg, int(time.time()))
         except AuthError as exc:
             self.log.warning(f"received invalid ping: {exc}")
             self._conn.write(Pong(error=self._server.detail(str(exc), "invalid ping")))

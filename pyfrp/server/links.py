@@ -11,17 +11,26 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from pyfrp.errors import LinkError, MuxError, PeerClosed, PyfrpError, WireError
+from pyfrp.errors import (
+    LinkError,
+    MuxError,
+    PeerClosed,
+    PyfrpError,
+    RefusedError,
+    WireError,
+)
 from pyfrp.net.byteconn import ByteConn
 from pyfrp.net.certs import ServerContext
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.endpoint import Addressed, Endpoint, format_address, peer_address, tune
+from pyfrp.net.handshake import answer_hello
 from pyfrp.net.listen import Sniffer
 from pyfrp.net.mux import MuxTransport
 from pyfrp.net.scope import Scope
 from pyfrp.server.transports import LAYERS, SECURE
 from pyfrp.wire.messages import Message
 from pyfrp.wire.sniff import Kind, classify
+from pyfrp.wire.version import Hello
 
 HANDSHAKE_S = (
     10.0  # For each step up to the first message (frp `server/service.go`, connReadTimeout).
@@ -63,12 +72,14 @@ class Link:
             thing.
         carrier: What brings streams, once there is one.
         trusted: Set once a client has logged in over it.
+        on_known: Called once it has said who it is, or has ended.
     """
 
     def __init__(self, endpoint: Endpoint | None, clock: Callable[[], float]) -> None:
         self.endpoint = endpoint
         self.carrier: Carrier | None = None
         self.trusted = False
+        self.on_known: Callable[[], None] | None = None
         self.opening = 0
         self._clock = clock
         self._heard = clock()
@@ -151,6 +162,11 @@ class LinkAcceptor:
         self._expect(sniffer)
         return sniffer
 
+    @property
+    def report(self) -> Callable[[BaseException, str], None]:
+        """Where unexpected exceptions go, for transports with ports of their own."""
+        return self._report
+
     async def close(self) -> None:
         """Drop every link."""
         if self._timer is not None:
@@ -172,7 +188,10 @@ class LinkAcceptor:
             self._timer = self._loop.call_later(HANDSHAKE_S, self._expire)
 
     def _known(self, waiting: Sniffer | Link) -> None:
-        self._unknown.pop(waiting, None)
+        if self._unknown.pop(waiting, None) is None or not isinstance(waiting, Link):
+            return
+        if waiting.on_known is not None:
+            waiting.on_known()
 
     def _expel(self, waiting: Sniffer | Link) -> None:
         self._known(waiting)
@@ -202,12 +221,28 @@ class LinkAcceptor:
         tune(transport)
         self._serve(transport, kind, early)
 
-    def adopt(self, endpoint: Endpoint, early: bytes = b"") -> None:
-        """Serve a connection of any transport, paused, from which `early` was read."""
-        self._serve(endpoint, None, early)
+    def adopt(
+        self,
+        endpoint: Endpoint,
+        early: bytes = b"",
+        on_known: Callable[[], None] | None = None,
+    ) -> None:
+        """Serve a connection of any transport, paused, from which `early` was read.
 
-    def _serve(self, endpoint: Endpoint, kind: Kind | None, early: bytes) -> None:
+        Args:
+            on_known: Called once it has said who it is, or has ended.
+        """
+        self._serve(endpoint, None, early, on_known)
+
+    def _serve(
+        self,
+        endpoint: Endpoint,
+        kind: Kind | None,
+        early: bytes,
+        on_known: Callable[[], None] | None = None,
+    ) -> None:
         link = Link(endpoint, self._loop.time)
+        link.on_known = on_known
         self._expect(link)
         self._scope.spawn(self._open(link, endpoint, kind, early), name="link")
 
@@ -265,9 +300,7 @@ class LinkAcceptor:
                 return endpoint, early  # No need to wait for the first bytes.
             kind = None
         if kind is Kind.WEBSOCKET:
-            reason = "a websocket in a websocket" if kind in taken else "websocket is not available"
-            self._log.info(f"link refused: {reason}", peer=link.peer())
-            raise LinkError(reason)
+            raise LinkError("a websocket in a websocket")
         if self._force_tls and not taken & SECURE:
             self._log.info("link refused: TLS is required", peer=link.peer())
             raise LinkError("TLS is required")
@@ -302,19 +335,26 @@ class LinkAcceptor:
 
     async def _converse(self, link: Link, endpoint: Endpoint, early: bytes) -> None:
         """Read the first message of a connection and hand both on."""
-        conn = MessageConn(endpoint, early=early)
+        conn = MessageConn(endpoint, early=early, version=None)
         if link.carrier is None:
             conn.on_activity = link.touch
         opening = link.carrier is not None
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 msg = await conn.read()
+                if isinstance(msg, Hello):
+                    answer_hello(conn, msg)
+                    msg = await conn.read()
             if opening:
                 link.opening -= 1
                 opening = False
             await self._on_first(conn, msg, link)
         except TimeoutError:
             conn.abort()
+        except RefusedError as exc:
+            peer = format_address(peer_address(endpoint))
+            self._log.warning(f"hello refused: {exc}", peer=peer)
+            conn.close()
         except WireError as exc:
             peer = format_address(peer_address(endpoint))
             self._log.debug(f"connection closed: {exc}", peer=peer)

@@ -7,13 +7,15 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from pyfrp.auth.token import TokenVerifier
+from pyfrp.auth import make_verifier
 from pyfrp.errors import AuthError, ConfigError, LinkError, RefusedError
 from pyfrp.log import get_logger
 from pyfrp.net.certs import server_context
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.datagrams import packet_size
 from pyfrp.net.endpoint import format_address, peer_address
+from pyfrp.net.expiry import ExpiryWatch
+from pyfrp.net.handshake import encrypt_control
 from pyfrp.net.listen import listen
 from pyfrp.net.scope import Scope
 from pyfrp.net.sockets import bind_error
@@ -27,7 +29,6 @@ from pyfrp.server.transports import LISTENERS, Listening
 from pyfrp.server.visitors import SHOWN, VisitorManager
 from pyfrp.version import FRP_VERSION
 from pyfrp.vhost.frontend import HttpFrontend
-from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
 from pyfrp.wire.messages import (
     Login,
     LoginResp,
@@ -37,10 +38,11 @@ from pyfrp.wire.messages import (
     NewWorkConn,
     StartWorkConn,
 )
+from pyfrp.wire.version import V1
 
 if TYPE_CHECKING:
     from pyfrp.config import ServerConfig
-    from pyfrp.net.bridge import Bridge
+    from pyfrp.net.bridge import Carried
     from pyfrp.server.proxies.base import ServerProxy
     from pyfrp.vhost.https import HttpsMuxer
     from pyfrp.vhost.tcpmux import TcpmuxMuxer
@@ -66,11 +68,7 @@ class Server:
         self.log: Any = get_logger()
         self.clock = loop.time
         self.token = cfg.auth.token
-        self.verifier = TokenVerifier(
-            cfg.auth.token,
-            frozenset(cfg.auth.additional_scopes),
-            max_clock_skew=cfg.auth.max_clock_skew,
-        )
+        self.verifier = make_verifier(cfg.auth)
         allowed = [ports.bounds for ports in cfg.allow_ports]
         self.ports = PortManager(allowed)
         self.udp_ports = PortManager(allowed)
@@ -87,13 +85,14 @@ class Server:
         self.http: HttpFrontend | None = None
         self.https: HttpsMuxer | None = None
         self.tcpmux: TcpmuxMuxer | None = None
-        self.bridges: dict[Bridge, None] = {}
+        self.bridges: dict[Carried, None] = {}
         self.controls: dict[str, Control] = {}
         self._proxies: dict[str, ServerProxy] = {}
         self._listeners: list[Listening] = []
         self._scope = Scope(self.report)
         self._quiet = asyncio.Event()
         self._acceptor: LinkAcceptor | None = None
+        self._expiry = ExpiryWatch(self.log.warning)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -139,6 +138,8 @@ class Server:
             log=self.log,
             report=self.report,
         )
+        if self.https is not None and https_shared:
+            self.https.on_client = self._acceptor.adopt
         try:
             await self._listen(
                 self._acceptor.protocol,
@@ -164,8 +165,9 @@ class Server:
                 self.log.info(f"https service listen on {format_address(address)}")
                 if https_shared:
                     self.log.info(
-                        "TLS on bindPort is https: clients must send frp's first byte "
-                        "(transport.tls.disableCustomTLSFirstByte = false) or turn TLS off"
+                        "bindPort is shared with https: clients whose transport.tls.serverName or "
+                        "serverAddr is the domain of an https proxy must send frp's first byte "
+                        "(transport.tls.disableCustomTLSFirstByte = false)"
                     )
             if self.tcpmux is not None:
                 address = (cfg.proxy_bind_addr, cfg.tcpmux_http_connect_port)
@@ -177,7 +179,10 @@ class Server:
         except ConfigError:
             await self._close()
             raise
+        self.verifier.start(self._scope.spawn, self.log)
         self.log.info("tls certificate", fingerprint=context.fingerprint)
+        self._expiry.add(context.lifetimes)
+        self._expiry.start()
         self.log.info("frps started successfully")
 
     async def _listen(
@@ -230,6 +235,7 @@ class Server:
         await self._close()
 
     async def _close(self) -> None:
+        self._expiry.stop()
         for listener in self._listeners:
             listener.close()
         for control in list(self.controls.values()):
@@ -246,7 +252,7 @@ class Server:
             await self._acceptor.close()
         await self._scope.close()
 
-    def bridge_closed(self, bridge: Bridge) -> None:
+    def bridge_closed(self, bridge: Carried) -> None:
         self.bridges.pop(bridge, None)
         if not self.bridges:
             self._quiet.set()
@@ -281,7 +287,7 @@ class Server:
         if isinstance(msg, Login):
             await self._login(conn, msg, link)
         elif isinstance(msg, NewWorkConn):
-            self._work_conn(conn, msg)
+            await self._work_conn(conn, msg)
         elif isinstance(msg, NewVisitorConn):
             self._visitor_conn(conn, msg)
         else:
@@ -292,13 +298,18 @@ class Server:
     async def _login(self, conn: MessageConn, login: Login, link: Link) -> None:
         peer = format_address(peer_address(conn.endpoint))
         try:
-            self.verifier.verify_login(login, int(time.time()))
+            if conn.version is not V1 and conn.agreement is None:
+                raise AuthError("missing v2 crypto negotiation")
+            await self.verifier.verify_login(login, int(time.time()))
+            self._refuse_twin(login)
         except AuthError as exc:
             self.log.warning(f"register control error: {exc}", peer=peer)
             error = self.detail(str(exc), "register control error")
             conn.write(LoginResp(version=FRP_VERSION, error=error))
             conn.close()
             return
+        if conn.ended:
+            return  # It gave up meanwhile, and takes nobody's place.
         login.run_id = login.run_id or secrets.token_hex(RUN_ID_BYTES)
         assert self._acceptor is not None
         self._acceptor.trust(link)
@@ -307,26 +318,43 @@ class Server:
             f"client login info: ip [{peer}] version [{login.version}] hostname "
             f"[{login.hostname}] os [{login.os}] arch [{login.arch}]"
         )
+        if conn.agreement is not None:
+            log.debug(f"wire v2, control connection sealed with {conn.agreement.algorithm}")
         old = self.controls.get(login.run_id)
         if old is not None:
             old.replace(login.run_id)
         conn.write(LoginResp(version=FRP_VERSION, run_id=login.run_id))
-        key = derive_key(self.token)
-        conn.secure(Encryptor(key).encrypt, Decryptor(key).decrypt)
+        encrypt_control(conn, self.token, server=True)
         control = Control(self, conn, login, drop_link=link.drop, heard=link.heard)
         self.controls[login.run_id] = control
         await control.run()
 
-    def _work_conn(self, conn: MessageConn, msg: NewWorkConn) -> None:
+    def _refuse_twin(self, login: Login) -> None:
+        """Refuse a second client of the same user that calls itself the same.
+
+        Source: frp `server/registry/registry.go` of 0.70.
+        """
+        name, user = login.client_id, login.user
+        if name and any(
+            (control.client_id, control.user) == (name, user)
+            for run_id, control in self.controls.items()
+            if run_id != login.run_id
+        ):
+            raise AuthError(
+                f"client_id [{name[:SHOWN]}] for user [{user[:SHOWN]}] is already online"
+            )
+
+    async def _work_conn(self, conn: MessageConn, msg: NewWorkConn) -> None:
         control = self.controls.get(msg.run_id)
-        if control is None:
-            self.log.warning(f"no client control found for run id [{msg.run_id}]")
-            conn.close()
-            return
         try:
-            self.verifier.verify_work_conn(msg)
+            if control is None:
+                raise AuthError(f"no client control found for run id [{msg.run_id[:SHOWN]}]")
+            if conn.version is not control.pool.version:
+                raise AuthError("it is of another version of the wire protocol than the login")
+            await self.verifier.verify_work_conn(msg, int(time.time()))
         except AuthError as exc:
-            control.log.warning(f"invalid NewWorkConn: {exc}")
+            log = self.log if control is None else control.log
+            log.warning(f"invalid NewWorkConn: {exc}")
             conn.write(StartWorkConn(error=self.detail(str(exc), "invalid NewWorkConn")))
             conn.close()
             return
@@ -335,7 +363,10 @@ class Server:
         except LinkError:
             return
         if early or not control.pool.add(endpoint):
-            control.log.debug("work connection pool is full, discarding")
+            full = "work connection pool is full, discarding"
+            control.log.debug(full)
+            error = self.detail(full, "invalid NewWorkConn")
+            endpoint.write(conn.version.encode(StartWorkConn(error=error)))
             endpoint.close()
 
     def _visitor_conn(self, conn: MessageConn, msg: NewVisitorConn) -> None:
@@ -350,7 +381,7 @@ class Server:
             return
         # Before anything of the payload, which may come as soon as the connection is handed over.
         conn.write(NewVisitorConnResp(proxy_name=msg.proxy_name))
-        visited.enter(*conn.detach(), msg)
+        visited.enter(*conn.detach(), msg, conn.version)
 
     def _user_of(self, run_id: str) -> str:
         """The user that a visitor comes from; clients before frp 0.50 do not say who they are."""

@@ -14,11 +14,12 @@ from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.payload import wrap_payload
 from pyfrp.wire.cfb import derive_key
 from pyfrp.wire.messages import NewVisitorConn
+from pyfrp.wire.version import Version
 
 ANYBODY = "*"
 SHOWN = 200  # Characters of a peer's own words that are told back and logged.
 
-Accept = Callable[[Endpoint, bytes], None]
+Accept = Callable[[Endpoint, bytes, Version], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +28,24 @@ class VisitedProxy:
 
     Args:
         allow_users: Whose visitors may come; `*` among them for everybody's.
-        accept: Takes a visitor connection, paused, and bytes read ahead of it.
+        accept: Takes a visitor connection, paused, bytes read ahead of it, and how messages are
+            written on it.
     """
 
     secret_key: str
     allow_users: frozenset[str]
     accept: Accept
 
-    def enter(self, endpoint: Endpoint, early: bytes, msg: NewVisitorConn) -> None:
+    def enter(
+        self, endpoint: Endpoint, early: bytes, msg: NewVisitorConn, version: Version
+    ) -> None:
         """Hand over a connection that was admitted and told so.
 
         The layers on this leg are the visitor's choice and keyed with the secret key, whatever the
         proxy has on the other leg.
         """
         key = derive_key(self.secret_key) if msg.use_encryption else None
-        self.accept(*wrap_payload(endpoint, early, key=key, compress=msg.use_compression))
+        self.accept(*wrap_payload(endpoint, early, key=key, compress=msg.use_compression), version)
 
 
 class VisitorManager:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from pyfrp.errors import IdleTimeout, PeerClosed
 from pyfrp.net.endpoint import Endpoint
+from pyfrp.wire.version import V1, Version
 
 EXTRA = 10  # Connections beyond the asked-for number that are kept (frp `server/control.go`).
 
@@ -47,9 +48,18 @@ class WorkPool:
         size: How many the client is asked to keep ready.
         request: Asks the client for one more.
         timeout_s: How long a user waits for one.
+        version: How messages on them are written.
     """
 
-    def __init__(self, size: int, *, request: Callable[[], None], timeout_s: float) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        request: Callable[[], None],
+        timeout_s: float,
+        version: Version = V1,
+    ) -> None:
+        self.version = version
         self._size = size
         self._request = request
         self._timeout_s = timeout_s

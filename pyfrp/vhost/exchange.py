@@ -10,13 +10,13 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from pyfrp.errors import BadHead, PyfrpError
-from pyfrp.net.endpoint import Endpoint, reset
+from pyfrp.net.endpoint import Endpoint
 from pyfrp.vhost.bodies import Body, OpenBody, body_of
-from pyfrp.vhost.caller import CallerSide
 from pyfrp.vhost.departure import watch_departure
+from pyfrp.vhost.ends import Ends
 from pyfrp.vhost.failover import repeatable
 from pyfrp.vhost.replay import Replay
-from pyfrp.vhost.stages import HEAD_S, LINGER_S, READ_AHEAD, Answering, Asking
+from pyfrp.vhost.stages import BODY_S, HEAD_S, READ_AHEAD, Answering, Asking
 from pyfrp.vhost.upstream import Upstream
 from pyfrp.wire import http1
 from pyfrp.wire.http1 import CHUNKED, UNTIL_CLOSE, RequestHead, ResponseHead
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 
 
-class HttpExchange(CallerSide):
+class HttpExchange(Ends):
     """A protocol around the strict parser of `pyfrp.wire.http1`.
 
     The caller's connection outlives its requests, and so does the upstream: both are reused where
@@ -37,57 +37,35 @@ class HttpExchange(CallerSide):
 
     __slots__ = (
         "_answer_body",
-        "_answering",
-        "_asking",
         "_body",
-        "_buffer",
         "_choked",
-        "_frontend",
-        "_half_closed",
-        "_head",
-        "_keep_alive",
         "_last",
         "_pipelined",
-        "_queued",
         "_replay",
         "_requests",
         "_response",
-        "_route",
         "_silent",
         "_skipped",
         "_tried",
-        "_upstream",
         "_upstream_buffer",
         "_upstream_full",
-        "deadline",
     )
 
     def __init__(self, frontend: Serving) -> None:
-        super().__init__()
-        self._frontend = frontend
+        super().__init__(frontend)
         self._requests = 0
-        self._half_closed = False
         self._pipelined = False  # Bytes of the next request wait in `_buffer` for their turn.
         self._silent = False  # Nothing was sent since the caller half-closed.
         self._choked = False  # The caller does not drain, so the upstream is paused.
-        self._buffer = b""
-        self._asking: int = Asking.HEAD
-        self._answering: int = Answering.NONE
-        self._head: RequestHead | None = None
         self._last: RequestHead | None = None  # Many callers repeat the head of their last request.
         self._skipped = False
-        self._route: HttpRoute | None = None
         self._tried: tuple[HttpRoute, ...] = ()  # Asked for a fresh connection for this request.
-        self._upstream: Upstream | None = None
         self._body: Body | None = None
-        self._queued = b""
         self._replay = Replay()
         self._upstream_buffer = b""
         self._upstream_full = False
         self._response: ResponseHead | None = None
         self._answer_body: Body | None = None
-        self._keep_alive = True
-        self.deadline = frontend.clock() + HEAD_S
 
     # -- the caller ----------------------------------------------------------------------------
 
@@ -147,11 +125,6 @@ class HttpExchange(CallerSide):
         self._answering = Answering.OVER
         self._frontend.leave(self)
         self._drop_upstream()
-
-    def _drop_upstream(self) -> None:
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.abort()
 
     # -- the request ---------------------------------------------------------------------------
 
@@ -220,8 +193,15 @@ class HttpExchange(CallerSide):
         if self._asking == Asking.BODY and self._buffer:
             rest, self._buffer = self._buffer, b""
             self._read_body(rest)
+        if self._asking == Asking.BODY and upstream is not None:
+            self._await_body()
+
+    def _await_body(self) -> None:
+        """The rest of the upload is the caller's to send; see `expire`."""
+        self.deadline = self._frontend.clock() + BODY_S
 
     def _read_body(self, data: bytes) -> None:
+        self._moved = True
         body = cast(Body, self._body)
         try:
             data = body.feed(data)
@@ -236,6 +216,7 @@ class HttpExchange(CallerSide):
             self._buffer = body.rest
             self._asking = Asking.DONE
             self._body = None
+            self.deadline = 0.0
             if self._answering == Answering.HEAD:
                 self._await_answer()
         upstream = self._upstream
@@ -269,6 +250,8 @@ class HttpExchange(CallerSide):
                 self._frontend.refuse_dead(self, why, stage="work connection")
             return
         self._attach(upstream)
+        if self._asking == Asking.BODY:
+            self._await_body()
         queued, self._queued = self._queued, b""
         if route.group is not None:
             self._replay.begin(queued, self._frontend.clock())
@@ -339,6 +322,7 @@ class HttpExchange(CallerSide):
                 return False
             route, sent = again
         self._answering = Answering.NONE
+        self.deadline = 0.0
         self._route, self._queued = route, sent
         self._frontend.spawn(self._connect(route))
         return True
@@ -408,6 +392,10 @@ class HttpExchange(CallerSide):
             self._pass_on(data, out)
         else:
             self._write(out)
+
+    def _broken_answer(self, why: str) -> None:
+        why = f"the local service sent a broken answer: {why}"
+        self._frontend.refuse_dead(self, why, stage="response head")
 
     def _pass_on(self, data: bytes, head: bytes = b"") -> None:
         """Send body bytes on in the turn in which they came."""
@@ -479,6 +467,8 @@ class HttpExchange(CallerSide):
         elif self._asking != Asking.DONE:
             self._close()
 
+    # -- the hand-over -------------------------------------------------------------------------
+
     def _tunnel(self, answer: ResponseHead, early: bytes) -> None:
         """An upgrade, or CONNECT: from here on a plain pipe."""
         upstream, self._upstream = cast(Upstream, self._upstream), None
@@ -496,99 +486,6 @@ class HttpExchange(CallerSide):
         caller.write(out + early)
         caller.pause_reading()
         self._frontend.bridge(caller, upstream.release(), rest)
-
-    # -- refusals and ends ---------------------------------------------------------------------
-
-    def refuse(
-        self,
-        status: int,
-        reason: str,
-        *,
-        stage: str,
-        keep_alive: bool = True,
-        extra: tuple[tuple[str, str], ...] = (),
-        page: bytes | None = None,
-    ) -> None:
-        """Answer in the upstream's place, and end this exchange.
-
-        Args:
-            stage: How far the request came, for the log.
-            keep_alive: Whether the caller's connection may stay, if its framing allows.
-            extra: Header fields to add.
-            page: An HTML body to send instead of ours.
-        """
-        head = self._head
-        self._frontend.log_refusal(self._route, head, self._address, status, stage, reason)
-        self._drop_upstream()
-        self._queued = b""
-        self._keep_alive = keep_alive and self._keep_alive and self._asking == Asking.DONE
-        self._write(
-            http1.error_response(
-                status,
-                reason,
-                json=head is not None and head.accepts_json,
-                keep_alive=self._keep_alive,
-                head_only=head is not None and head.method == b"HEAD",
-                extra=extra,
-                page=page,
-            )
-        )
-        self._finish(None)
-
-    def _broken_answer(self, why: str) -> None:
-        why = f"the local service sent a broken answer: {why}"
-        self._frontend.refuse_dead(self, why, stage="response head")
-
-    def _cut(self, exc: Exception | None) -> None:
-        """The answer broke off: the caller's connection ends in a way that it can tell."""
-        self._drop_upstream()
-        why = str(exc) if exc is not None else "the local service closed the connection"
-        self._frontend.log_refusal(
-            self._route, self._head, self._address, 0, "response body", f"answer cut: {why}"
-        )
-        self._answering = Answering.OVER
-        if self._caller is not None:
-            reset(self._caller)
-
-    def _close(self) -> None:
-        """Close after the last answer; one that still sends is not reset before it has read it."""
-        self._answering = Answering.OVER
-        caller = self._caller
-        if caller is None:
-            return
-        if self._half_closed or (self._asking == Asking.DONE and not self._buffer):
-            caller.close()
-            return
-        self.deadline = self._frontend.clock() + LINGER_S
-        self._buffer = b""
-        self._reading = True
-        caller.resume_reading()
-        if caller.can_write_eof():
-            caller.write_eof()
-
-    def expire(self) -> None:
-        """The frontend found `deadline` passed."""
-        self.deadline = 0.0
-        if self._caller is None:
-            return
-        if self._answering == Answering.HEAD:
-            self.refuse(504, "the local service sent no answer in time", stage="response head")
-        elif self._answering == Answering.OVER:
-            self._caller.abort()
-        elif not self._buffer:
-            self._caller.close()
-        else:
-            self._asking = Asking.DONE
-            self._buffer = b""
-            self.refuse(
-                408, "the request head took too long", stage="request head", keep_alive=False
-            )
-
-    def drain(self) -> None:
-        """The server is ending: idle connections close now, busy ones after their answer."""
-        self._keep_alive = False
-        if self._asking == Asking.HEAD and not self._buffer and self._caller is not None:
-            self._caller.close()
 
     def _read_on(self) -> None:
         if not self._upstream_full:

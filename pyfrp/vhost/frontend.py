@@ -17,6 +17,7 @@ from pyfrp.vhost.exchange import HttpExchange
 from pyfrp.vhost.failover import other_member
 from pyfrp.vhost.pages import custom_page
 from pyfrp.vhost.router import Router
+from pyfrp.vhost.serving import Refusal
 from pyfrp.vhost.upstream import UpstreamPool
 from pyfrp.wire.http1 import HeadEdit, RequestHead, ResponseHead
 
@@ -254,29 +255,22 @@ class HttpFrontend:
         page = custom_page(self._not_found_page, self._log)
         exchange.refuse(404, why, stage="route", page=page)
 
-    def log_refusal(
-        self,
-        route: HttpRoute | None,
-        head: RequestHead | None,
-        caller: tuple[str, int],
-        status: int,
-        stage: str,
-        cause: str,
-    ) -> None:
+    def log_refusal(self, refusal: Refusal) -> None:
         """One line per failed request: the proxy, the stage and the cause."""
         self._logged += 1
         if self._logged > LOGGED_REFUSALS:
             self._unlogged += 1
             return
+        status, route = refusal.status, refusal.route
         emit = self._log.warning if not status or status >= 500 else self._log.info
         emit(
             "http request failed",
             proxy=route.name if route is not None else "",
-            host=head.host[:200] if head is not None else "",
-            caller=format_address(caller),
+            host=refusal.host,
+            caller=format_address(refusal.caller),
             status=status or "cut",
-            stage=stage,
-            cause=cause,
+            stage=refusal.stage,
+            cause=refusal.cause,
         )
 
     # -- time ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -34,10 +34,8 @@ from pyfrp.vhost.exchange import HttpExchange
 from pyfrp.vhost.http2_frames import MAX_FRAME_BYTES, Code, FrameGate, Http2Error, goaway
 from pyfrp.vhost.http2_heads import accepts_json, request_text
 from pyfrp.vhost.http2_stream import NO_LIMIT, Http2Stream
+from pyfrp.vhost.serving import Refusal, Serving
 from pyfrp.wire.http1 import CHUNKED, MAX_HEAD_BYTES, error_response
-
-if TYPE_CHECKING:
-    from pyfrp.vhost.serving import Serving
 
 MAX_STREAMS = 128
 IDLE_S = 60.0  # Without a stream; as an idle connection of HTTP/1.1.
@@ -266,7 +264,9 @@ class Http2Caller(asyncio.Protocol):
     ) -> None:
         """Answer a request that cannot be put to an exchange."""
         address = peer_address(self.transport)
-        self._frontend.log_refusal(None, None, address, exc.status, "request head", str(exc))
+        self._frontend.log_refusal(
+            Refusal(None, None, address, exc.status, "request head", str(exc))
+        )
         head_only = (b":method", b"HEAD") in fields
         method = b"HEAD" if head_only else b"GET"
         stream = Http2Stream(self, stream_id, method, CHUNKED, asked=asked)
@@ -394,7 +394,7 @@ class Http2Caller(asyncio.Protocol):
             code: For the GOAWAY frame; None when h2 has written one.
         """
         address = peer_address(self.transport)
-        self._frontend.log_refusal(None, None, address, 400, "http2 connection", str(exc))
+        self._frontend.log_refusal(Refusal(None, None, address, 400, "http2 connection", str(exc)))
         self._flush()
         self._lose_streams(None)
         self._close(code)

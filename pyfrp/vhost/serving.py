@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyfrp.errors import PyfrpError
@@ -12,6 +13,32 @@ from pyfrp.wire.http1 import RequestHead
 if TYPE_CHECKING:
     from pyfrp.vhost.exchange import HttpExchange
     from pyfrp.vhost.frontend import HttpRoute
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that failed, for the log.
+
+    Attributes:
+        route: Who was to answer it, if that was found out.
+        head: Its head, if there was a good one.
+        caller: Whose it was.
+        status: Of our answer; 0 for an answer of the service that was cut.
+        stage: How far it came.
+        cause: Why it failed.
+    """
+
+    route: HttpRoute | None
+    head: RequestHead | None
+    caller: tuple[str, int]
+    status: int
+    stage: str
+    cause: str
+
+    @property
+    def host(self) -> str:
+        """Whom it was for, cut to what a line of the log may hold."""
+        return self.head.host[:200] if self.head is not None else ""
 
 
 class Serving(Protocol):
@@ -78,14 +105,6 @@ class Serving(Protocol):
         """The service refused, or broke before an answer."""
         ...
 
-    def log_refusal(
-        self,
-        route: HttpRoute | None,
-        head: RequestHead | None,
-        caller: tuple[str, int],
-        status: int,
-        stage: str,
-        cause: str,
-    ) -> None:
-        """Say that a request failed; status 0 for an answer that was cut."""
+    def log_refusal(self, refusal: Refusal) -> None:
+        """Say that a request failed."""
         ...

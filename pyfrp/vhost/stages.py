@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 HEAD_S = 60.0  # To finish a head, and idle between requests; as frp's ReadHeaderTimeout.
+# A caller who stalls in the middle of an upload, with not a byte for this long (or up to twice as
+# long), holds a work connection in vain. nginx gives 60 s (client_body_timeout), frp never ends it.
+# Once the answer has begun both sides may take their time: that is a conversation.
+BODY_S = 300.0
 LINGER_S = 5.0  # A caller that is refused mid-upload may still send this long, unread.
 # Pipelined requests, or a body that waits for its work connection, before reading stops.
 READ_AHEAD = 64 * 1024

@@ -1,11 +1,13 @@
-"""The server name in a TLS ClientHello, read without being a party to the handshake.
+"""What a TLS ClientHello asks for, read without being a party to the handshake.
 
 Source: RFC 8446 4.1.2 and 5.1 (layout), RFC 6066 3 (the name). What is refused is what Go's
 crypto/tls refuses (`handshake_messages.go`), with which frp reads it (`pkg/util/vhost/https.go`);
-extensions other than the name are passed over, as they are the backend's to judge.
+other extensions are passed over, as they are the backend's to judge.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from pyfrp.errors import BadHello
 
@@ -22,6 +24,7 @@ UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
 _HANDSHAKE = 22
 _CLIENT_HELLO = 1
 _SERVER_NAME = 0
+_ALPN = 16  # RFC 7301, 3.1.
 _HOST_NAME = 0
 _RECORD_HEADER = 5
 _MESSAGE_HEADER = 4
@@ -29,8 +32,21 @@ _MAX_RECORD = 1 << 14
 _PRINTABLE = frozenset(range(0x21, 0x7F))
 
 
+@dataclass(frozen=True, slots=True)
+class ClientHello:
+    """What a client asks for.
+
+    Attributes:
+        name: The server's name in lower case, "" for a hello without one.
+        alpn: Whether it offers protocols, as all browsers do, and frp's clients do not.
+    """
+
+    name: str
+    alpn: bool = False
+
+
 class HelloReader:
-    """Finds the name in the first bytes of a connection.
+    """Finds what is asked for in the first bytes of a connection.
 
     Attributes:
         raw: Everything that was fed; to be passed on.
@@ -44,11 +60,11 @@ class HelloReader:
         self._left = 0  # Bytes that the current record still has.
         self._message = bytearray()
 
-    def feed(self, data: bytes) -> str | None:
-        """Add bytes; not to be called again once it gave a name.
+    def feed(self, data: bytes) -> ClientHello | None:
+        """Add bytes; not to be called again once it gave a hello.
 
         Returns:
-            The name in lower case, "" for a hello without one, or None while it is incomplete.
+            The hello, or None while it is incomplete.
 
         Raises:
             BadHello: for anything but a ClientHello within the limits. How the bytes were cut
@@ -66,7 +82,7 @@ class HelloReader:
             self._left -= take
             body = self._whole_message()
             if body is not None:
-                return _server_name(body)
+                return _read(body)
         if len(raw) >= MAX_HELLO_BYTES:
             raise BadHello(f"no end of the TLS hello within {MAX_HELLO_BYTES} bytes")
         return None
@@ -128,8 +144,8 @@ class _Fields:
         return self.take(self.number(size))
 
 
-def _server_name(body: bytes) -> str:
-    """The name in the body of a ClientHello, or ""."""
+def _read(body: bytes) -> ClientHello:
+    """Read the body of a ClientHello."""
     hello = _Fields(body)
     hello.take(2 + 32)  # Version and random.
     if len(hello.vector(1)) > 32:
@@ -138,7 +154,7 @@ def _server_name(body: bytes) -> str:
         raise BadHello("the list of cipher suites in the TLS hello is malformed")
     hello.vector(1)  # Compression methods.
     if not hello:
-        return ""
+        return ClientHello("")
     extensions = _Fields(hello.vector(2))
     if hello:
         raise BadHello("bytes after the end of the TLS hello")
@@ -152,7 +168,7 @@ def _server_name(body: bytes) -> str:
         seen.add(kind)
         if kind == _SERVER_NAME:
             name = _host_name(value)
-    return name
+    return ClientHello(name, _ALPN in seen)
 
 
 def _host_name(value: bytes) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from binascii import b2a_base64
+from collections.abc import Callable
 from functools import lru_cache
 
-from pyfrp.wire.framing import frame
-from pyfrp.wire.messages import UDPAddr, UDPPacket, encode_body
+from pyfrp.wire import framing
+from pyfrp.wire.messages import Message, UDPAddr, UDPPacket, encode_body
+
+Frame = Callable[[type[Message], bytes], bytes]
 
 
 @lru_cache(maxsize=1024)  # Users send many datagrams each; a flood of addresses must not add up.
@@ -15,13 +18,14 @@ def user_part(ip: str, port: int, zone: str) -> bytes:
     return b'"r":' + encode_body(UDPAddr(ip=ip, port=port, zone=zone))
 
 
-def encode_packet(content: bytes, user: bytes) -> bytes:
-    """The frame of a `UDPPacket`, byte for byte as `framing.encode` writes it.
+def encode_packet(content: bytes, user: bytes, frame: Frame = framing.frame) -> bytes:
+    """The frame of a `UDPPacket`, byte for byte as the version's `encode` writes it.
 
     By timeit this takes 1.3 us for 64 bytes and 10 us for 7000, `encode` of a record 7 and 63.
 
     Args:
         user: From `user_part`; empty for a datagram of nobody.
+        frame: Of the connection's version.
 
     Raises:
         LocalWireError: the datagram is too long for a message.

@@ -1,7 +1,7 @@
 """HTTP/1.1 without I/O, for the virtual hosts: heads, bodies and the proxy's own answers.
 
-This is the door to the modules `http_grammar`, `http_request`, `http_response`, `http_body` and
-`http_answer`; everything above the wire imports from here.
+This is the door to the modules `http_grammar`, `http_request`, `http_response`,
+`http_rewrite`, `http_body` and `http_answer`; everything above the wire imports from here.
 
 How an exchange uses it: `next_request_head` until it gives a head; `rewrite_request_head` towards
 the next hop; count `head.length` bytes of body, or walk it with `ChunkedBody`; then
@@ -28,8 +28,6 @@ from pyfrp.wire.http_grammar import (
     MAX_HEADER_COUNT,
     MAX_TARGET_BYTES,
     UNTIL_CLOSE,
-    Forwarding,
-    HeadEdit,
     check_partial_head,
     find_head_end,
 )
@@ -37,13 +35,17 @@ from pyfrp.wire.http_request import (
     RequestHead,
     next_request_head,
     parse_request_head,
-    rewrite_request_head,
     skip_empty_line,
 )
 from pyfrp.wire.http_response import (
     ResponseHead,
     next_response_head,
     parse_response_head,
+)
+from pyfrp.wire.http_rewrite import (
+    Forwarding,
+    HeadEdit,
+    rewrite_request_head,
     rewrite_response_head,
 )
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterable, Mapping
-from enum import Enum
+from collections.abc import Iterable
 from os.path import commonprefix
 
 from pyfrp.errors import BadHead
@@ -39,6 +38,9 @@ UNTIL_CLOSE = -2
 TOKEN_CHAR = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
 # A field value with its surrounding white space: visible, space, tab and obs-text (RFC 9110 5.5).
 VALUE = rb"[\t -~\x80-\xff]*+"
+
+# The start of an absolute target, with its scheme and its authority.
+SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)")
 
 # Nothing that this finds may stand in a head, whole or unfinished: control bytes, a CR without
 # its LF (the LF may still be on its way), and an LF without its CR.
@@ -313,142 +315,6 @@ HOP_BY_HOP = (
     "te",
     "upgrade",
 )
-# These frame the message or belong to this hop; a configured value would break what follows.
-# Go's `net/http` leaves Host, Content-Length, Transfer-Encoding and Trailer out as well.
-_NOT_SETTABLE = frozenset((*HOP_BY_HOP, "host", "content-length", "transfer-encoding", "trailer"))
-
-
-class Forwarding(Enum):
-    """What a request's X-Forwarded-For, -Host and -Proto say to the next hop."""
-
-    HTTP = 1  # Who called us, after what the caller said; over plain HTTP ...
-    HTTPS = 2  # ... or over TLS.
-    KEPT = 3  # What the caller said, and nothing of our own.
-    DROPPED = 4  # Nothing.
-
-
-class HeadEdit:
-    """The configured changes to the heads of one route, made ready once.
-
-    Args:
-        host: The new Host (`hostHeaderRewrite`), or None to leave it; requests only.
-        set_headers: Fields to set, last of all, in place of what was sent
-            (`requestHeaders.set`, `responseHeaders.set`).
-        forwarding: What the next hop is told of the caller; requests only.
-        origin_form: Whether absolute targets become paths, because the next hop is no proxy;
-            requests only.
-
-    Attributes:
-        host, forwarding, origin_form: As given.
-        lines: The lines to add, each with its CRLF.
-        strip: Matches the lines that these replace, each with the CRLF before it; None without.
-        ignored: The names in `set_headers` that have no effect because they frame the message
-            or belong to the hop. frp ignores the framing ones silently; tell the operator.
-
-    Raises:
-        ValueError: for names that are no tokens, and values with CR, LF or other control bytes.
-    """
-
-    __slots__ = ("forwarding", "host", "ignored", "lines", "origin_form", "strip")
-
-    def __init__(
-        self,
-        host: bytes | None,
-        set_headers: Mapping[str, str],
-        *,
-        forwarding: Forwarding = Forwarding.HTTP,
-        origin_form: bool = False,
-    ) -> None:
-        self.forwarding = forwarding
-        self.origin_form = origin_form
-        if host is not None:
-            try:
-                read_host(host)
-            except BadHead as exc:
-                raise ValueError(f"not a host to rewrite to: {host!r}") from exc
-        self.host = host
-        lines: dict[str, bytes] = {}
-        ignored: list[str] = []
-        for name, value in set_headers.items():
-            line = name.encode("utf-8") + b": " + value.encode("utf-8")
-            match = FIELD_LINE.fullmatch(line)
-            if match is None or len(match[1]) != len(name):
-                raise ValueError(f"not a header that can be set: {name!r}")
-            if name.lower() in _NOT_SETTABLE:
-                ignored.append(name)
-                continue
-            lines[name.lower()] = line + b"\r\n"
-        self.lines = b"".join(lines.values())
-        self.strip = re.compile(rb"\r\n" + any_of(lines) + rb":[^\r]*+") if lines else None
-        self.ignored = tuple(ignored)
-
-    def apply(self, head: bytes) -> bytes:
-        """Return a head, blank line included, with the configured fields in place."""
-        if self.strip is None:
-            return head
-        return self.strip.sub(b"", head[:-2]) + self.lines + b"\r\n"
-
-
-_FORWARDED_LINE = re.compile(rb"\r\n(x-forwarded-(?:for|host|proto):[^\r]*+)", re.IGNORECASE)
-
-
-def forwarded_lines(
-    edit: HeadEdit | None, raw: bytes, known: bytes, host: bytes, client_ip: bytes
-) -> bytes:
-    """Return the lines that tell the next hop who called, each with its CRLF.
-
-    Args:
-        edit: Its `forwarding` counts; None for plain HTTP.
-        raw: The request's head, which passed.
-        known: Its X-Forwarded-For, b"" without.
-        host: Its Host. Like all that is put in here it came without CR and LF.
-        client_ip: b"" if unknown.
-    """
-    proto = b"http"
-    if edit is not None:
-        forwarding = edit.forwarding
-        if forwarding is Forwarding.DROPPED:
-            return b""
-        if forwarding is Forwarding.KEPT:
-            return b"".join([line + b"\r\n" for line in _FORWARDED_LINE.findall(raw)])
-        if forwarding is Forwarding.HTTPS:
-            proto = b"https"
-    told = b"%b, %b" % (known, client_ip) if known and client_ip else known or client_ip
-    return b"%bX-Forwarded-Host: %b\r\nX-Forwarded-Proto: %b\r\n" % (
-        b"X-Forwarded-For: %b\r\n" % told if told else b"",
-        host,
-        proto,
-    )
-
-
-_ABSOLUTE = re.compile(rb"([^ ]*+) [A-Za-z][A-Za-z0-9+.-]*://[^/? ]*([^ ]*+) ")
-
-
-def with_origin_form(head: bytes) -> bytes:
-    """Return a request's head with the path as its target (RFC 9112 3.2.1), other heads as is."""
-    match = _ABSOLUTE.match(head)
-    if match is None:
-        return head
-    method, rest = match.groups()
-    if not rest:
-        rest = b"*" if method == b"OPTIONS" else b"/"
-    elif rest[:1] == b"?":
-        rest = b"/" + rest
-    return b"%b %b %b" % (method, rest, head[match.end() :])
-
-
-def splice(raw: bytes, cuts: tuple[int, ...]) -> bytes:
-    """Return a head without its blank line's CRLF and without the spans in `cuts`.
-
-    Args:
-        cuts: Start and end of each span, flat and ascending: `(start, end, start, end, ...)`.
-    """
-    if not cuts:
-        return raw[:-2]
-    if len(cuts) == 2:
-        return raw[: cuts[0]] + raw[cuts[1] : -2]
-    edges = (0, *cuts, len(raw) - 2)
-    return b"".join([raw[edges[i] : edges[i + 1]] for i in range(0, len(edges), 2)])
 
 
 def named_cuts(raw: bytes, start: int, names: set[bytes], cuts: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Request heads: strict parsing, and the rewritten head for the next hop.
+"""Request heads: strict parsing.
 
 Each request passes here, so there are two readers. One expression reads the heads that nearly
 all callers send, in one match and without a loop over the fields. Whatever it does not take goes
@@ -9,6 +9,7 @@ other. `tests/perf/http_head.py` measures both.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from pyfrp.errors import BadHead
 from pyfrp.wire.http_grammar import (
@@ -18,9 +19,9 @@ from pyfrp.wire.http_grammar import (
     MAX_LIST_ELEMENTS,
     MAX_METHOD_BYTES,
     MAX_TARGET_BYTES,
+    SCHEME,
     TOKEN_CHAR,
     VALUE,
-    HeadEdit,
     any_case,
     any_of,
     check_coding,
@@ -29,17 +30,17 @@ from pyfrp.wire.http_grammar import (
     decode_path,
     field_fault,
     find_head_end,
-    forwarded_lines,
     list_tokens,
     named_cuts,
     read_basic,
     read_host,
     read_length,
     same_authority,
-    splice,
     too_large,
-    with_origin_form,
 )
+
+if TYPE_CHECKING:
+    from pyfrp.wire.http_rewrite import HeadEdit
 
 # The fields that this proxy reads, changes or removes.
 _FIELDS = (
@@ -148,10 +149,8 @@ _GENERAL = re.compile(
 )
 # For a head in lower case: plain letters are compared faster than classes of two.
 _READ = re.compile(rb"\r\n(" + "|".join(_FIELDS).encode() + rb"):([^\r]*+)")
-_HOST_LINE = re.compile(rb"\r\n" + any_case("host") + rb":([^\r]*+)")
 _START_LINE = re.compile(rb"([^ \t]*) ([^ \t]*) (HTTP/([0-9])\.([0-9]))")
 _METHOD = re.compile(rb"[" + TOKEN_CHAR + rb"]{1,%d}" % MAX_METHOD_BYTES)
-_SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)")
 _JSON = re.compile(
     rb"\n(?:"
     + any_case("accept")
@@ -183,18 +182,18 @@ class RequestHead:
         expects_continue: Whether the caller may wait for a 100 before it sends the body.
         raw: The head as received, with its blank line.
         accepts_json: Whether an error body should be JSON: the caller sends or accepts it.
+
+    The others are for `rewrite_request_head`.
     """
 
     __slots__ = (
-        "_cuts",
-        "_extra",
-        "_forwarded_for",
-        "_host_field",
-        "_rewritten",
-        "_rewritten_for",
         "authority",
+        "cuts",
         "expects_continue",
+        "extra",
+        "forwarded_for",
         "host",
+        "host_field",
         "keep_alive",
         "length",
         "method",
@@ -202,6 +201,8 @@ class RequestHead:
         "password",
         "path",
         "raw",
+        "rewritten",
+        "rewritten_for",
         "target",
         "upgrade",
         "user",
@@ -222,12 +223,12 @@ class RequestHead:
     upgrade: bytes
     expects_continue: bool
     raw: bytes
-    _cuts: tuple[int, ...]  # Spans of `raw` that stay here, as `splice` takes them.
-    _extra: bytes  # Lines that replace some of what was cut.
-    _forwarded_for: bytes  # X-Forwarded-For as received, b"" if it was not.
-    _host_field: bytes  # `authority`, encoded.
-    _rewritten: bytes  # The last answer of `rewrite_request_head`, and what it was for.
-    _rewritten_for: tuple[HeadEdit | None, bytes] | None
+    cuts: tuple[int, ...]  # Spans of `raw` that stay here, as `splice` takes them.
+    extra: bytes  # Lines that replace some of what was cut.
+    forwarded_for: bytes  # X-Forwarded-For as received, b"" if it was not.
+    host_field: bytes  # `authority`, encoded.
+    rewritten: bytes  # The last answer of `rewrite_request_head`, and what it was for.
+    rewritten_for: tuple[HeadEdit | None, bytes] | None
 
     @property
     def accepts_json(self) -> bool:
@@ -330,23 +331,23 @@ def _from_common(match: re.Match[bytes], raw: bytes) -> RequestHead:
     head.keep_alive = connection is None or len(connection) != 5  # "close"
     if forwarded_for is None and forwarded_proto is None and forwarded_host is None:
         if connection is None:
-            head._cuts = ()
+            head.cuts = ()
         else:
             start, end = match.span(5)
-            head._cuts = (start - 12, end + 2)  # From "Connection: " to its CRLF.
-        head._forwarded_for = b""
+            head.cuts = (start - 12, end + 2)  # From "Connection: " to its CRLF.
+        head.forwarded_for = b""
     else:
         spans = [
             (match.start(group) - label, match.end(group) + 2)
             for group, label in _CUT_GROUPS
             if match[group] is not None
         ]
-        head._cuts = tuple(edge for span in sorted(spans) for edge in span)
-        head._forwarded_for = forwarded_for.strip(b", \t") if forwarded_for is not None else b""
-    head.upgrade = head._extra = head._rewritten = b""
-    head._rewritten_for = None
+        head.cuts = tuple(edge for span in sorted(spans) for edge in span)
+        head.forwarded_for = forwarded_for.strip(b", \t") if forwarded_for is not None else b""
+    head.upgrade = head.extra = head.rewritten = b""
+    head.rewritten_for = None
     head.expects_continue = False
-    head._host_field = host
+    head.host_field = host
     head.raw = raw
     return head
 
@@ -364,8 +365,8 @@ def _parse_general(data: bytes) -> RequestHead:
     head.target = target
     head.minor = minor = 0 if minor_digit == b"0" else 1
     head.raw = data
-    head._rewritten = b""
-    head._rewritten_for = None
+    head.rewritten = b""
+    head.rewritten_for = None
 
     fields: dict[bytes, bytes] = {}
     cuts: list[int] = []
@@ -394,7 +395,7 @@ def _parse_general(data: bytes) -> RequestHead:
         if not host:
             raise BadHead("Host is missing")
         extra += b"Host: %b\r\n" % host
-    head._host_field = host
+    head.host_field = host
     head.authority, head.host = read_host(host)
     head.path, is_proxied = _read_target(method, target, host)
     head.length = length = _read_framing(fields, minor)
@@ -431,9 +432,9 @@ def _parse_general(data: bytes) -> RequestHead:
     if b"te" in fields and b"trailers" in (list_tokens(fields[b"te"]) or ()):
         extra += b"TE: trailers\r\n"
     spans = tuple(cuts)
-    head._cuts = named_cuts(data, line_end, gone, spans) if gone else spans
-    head._extra = extra
-    head._forwarded_for = fields.get(b"x-forwarded-for", b"").strip(b", \t")
+    head.cuts = named_cuts(data, line_end, gone, spans) if gone else spans
+    head.extra = extra
+    head.forwarded_for = fields.get(b"x-forwarded-for", b"").strip(b", \t")
 
     head.user, head.password = "", ""
     if is_proxied and b"proxy-authorization" in fields:
@@ -455,7 +456,7 @@ def _target_authority(method: bytes, target: bytes) -> bytes:
     """Return the authority in a target, b"" without; old clients of proxies send no Host."""
     if method == b"CONNECT":
         return target
-    match = _SCHEME.match(target)
+    match = SCHEME.match(target)
     return match[2] if match is not None else b""
 
 
@@ -475,7 +476,7 @@ def _read_target(method: bytes, target: bytes, host_field: bytes) -> tuple[str, 
         if method != b"OPTIONS":
             raise BadHead("only OPTIONS takes * as its target")
         return "*", False
-    match = _SCHEME.match(target)
+    match = SCHEME.match(target)
     if match is None:
         raise BadHead("the request target is neither a path nor an http:// address")
     if match[1].lower() != b"http":
@@ -535,65 +536,3 @@ def _check_start_line(line: bytes) -> None:
         raise BadHead("the request target is empty")
     if not target.isascii():
         raise BadHead("the request target has bytes beyond ASCII")
-
-
-def rewrite_request_head(head: RequestHead, edit: HeadEdit | None, client_ip: bytes) -> bytes:
-    """Return the head for the next hop, with its blank line.
-
-    It speaks HTTP/1.1, leaves out what concerns only the caller's hop, and tells who called:
-    X-Forwarded-For is appended to, X-Forwarded-Host and X-Forwarded-Proto are set (unless the edit
-    has it otherwise), Forwarded is dropped. The edit's host replaces Host (and the authority of an
-    absolute target), and its fields come last. Upgrades keep their two fields; `TE: trailers` and,
-    for chunked bodies, Trailer stay, because trailers pass through as they come. A CONNECT passes
-    as it is.
-
-    Source: RFC 9110 7.6.1; frp `pkg/util/vhost/http.go` on Go's `net/http/httputil`.
-
-    Args:
-        head: What `parse_request_head` gave.
-        edit: The route's changes; compared by identity when the same head is rewritten again.
-        client_ip: The caller's address in text, without port and brackets; b"" if unknown.
-    """
-    purpose = head._rewritten_for
-    if purpose is not None and purpose[0] is edit and purpose[1] == client_ip:
-        return head._rewritten
-    if head.method == b"CONNECT":
-        # For the proxy at the far end, which may want credentials of its own and Host as it was.
-        out = head.raw.replace(b" HTTP/1.0\r\n", b" HTTP/1.1\r\n", 1)
-        if _HOST_LINE.search(out) is None:
-            out = b"%bHost: %b\r\n\r\n" % (out[:-2], head._host_field)
-        return out
-    kept, known, host = splice(head.raw, head._cuts), head._forwarded_for, head._host_field
-    if edit is None and client_ip:
-        # What `forwarded_lines` makes of it, without its cost: a third of this function's.
-        told = b"%b, %b" % (known, client_ip) if known else client_ip
-        out = (
-            b"%bX-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: http\r\n%b\r\n"
-            % (kept, told, host, head._extra)
-        )
-    else:
-        lines = forwarded_lines(edit, head.raw, known, host, client_ip)
-        out = b"%b%b%b\r\n" % (kept, lines, head._extra)
-    if head.minor == 0:
-        out = out.replace(b" HTTP/1.0\r\n", b" HTTP/1.1\r\n", 1)  # Targets hold no spaces.
-    if edit is not None:
-        if edit.host is not None:
-            out = _replace_host(out, head, edit.host)
-        if edit.origin_form:
-            out = with_origin_form(out)
-        out = edit.apply(out)
-    head._rewritten = out
-    head._rewritten_for = (edit, client_ip)
-    return out
-
-
-def _replace_host(out: bytes, head: RequestHead, host: bytes) -> bytes:
-    """Put another host into a head, wherever it names one."""
-    line = _HOST_LINE.search(out)
-    assert line is not None  # Heads without one were refused, or got one.
-    out = b"%b %b%b" % (out[: line.start(1)], host, out[line.end(1) :])
-    scheme = _SCHEME.match(head.target)
-    if scheme is not None:
-        at = len(head.method) + 1
-        out = out[: at + scheme.start(2)] + host + out[at + scheme.end(2) :]
-    return out

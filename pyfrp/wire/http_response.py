@@ -1,4 +1,4 @@
-"""Response heads: parsing what the next hop sent, and the head that the caller gets.
+"""Response heads: parsing what the next hop sent.
 
 As with requests, one expression reads the common heads and a general reader the rest.
 """
@@ -15,7 +15,6 @@ from pyfrp.wire.http_grammar import (
     TOKEN_CHAR,
     UNTIL_CLOSE,
     VALUE,
-    HeadEdit,
     any_case,
     any_of,
     check_coding,
@@ -26,7 +25,6 @@ from pyfrp.wire.http_grammar import (
     list_tokens,
     named_cuts,
     read_length,
-    splice,
 )
 
 _FIELDS = (*HOP_BY_HOP, "content-length", "date", "trailer", "transfer-encoding")
@@ -100,13 +98,15 @@ class ResponseHead:
         keep_alive: Whether the connection it came on can carry another request afterwards.
         upgrade: The protocol of a 101, else b"".
         raw: The head as received, with its blank line.
+
+    The others are for `rewrite_response_head`.
     """
 
     __slots__ = (
-        "_cuts",
-        "_extra",
-        "_has_date",
         "_request_method",
+        "cuts",
+        "extra",
+        "has_date",
         "keep_alive",
         "length",
         "minor",
@@ -122,9 +122,9 @@ class ResponseHead:
     keep_alive: bool
     upgrade: bytes
     raw: bytes
-    _cuts: tuple[int, ...]  # Spans of `raw` that stay here, as `splice` takes them.
-    _extra: bytes  # Lines that replace some of what was cut.
-    _has_date: bool
+    cuts: tuple[int, ...]  # Spans of `raw` that stay here, as `splice` takes them.
+    extra: bytes  # Lines that replace some of what was cut.
+    has_date: bool
     _request_method: bytes
 
     def __repr__(self) -> str:
@@ -215,13 +215,13 @@ def _from_common(match: re.Match[bytes], raw: bytes, request_method: bytes) -> R
         keep_alive = False
     head.keep_alive = keep_alive
     if connection is None and parameters is None:
-        head._cuts = ()
+        head.cuts = ()
     else:
         # "Connection: " and "Keep-Alive: " have 12 letters each; their CRLF goes with them.
         spans = [match.span(group) for group in (3, 6) if match[group] is not None]
-        head._cuts = tuple(edge for a, b in sorted(spans) for edge in (a - 12, b + 2))
-    head._has_date = date is not None
-    head.upgrade = head._extra = b""
+        head.cuts = tuple(edge for a, b in sorted(spans) for edge in (a - 12, b + 2))
+    head.has_date = date is not None
+    head.upgrade = head.extra = b""
     head.raw = raw
     head._request_method = request_method
     return head
@@ -318,63 +318,7 @@ def _read_any(data: bytes, request_method: bytes) -> ResponseHead:
     head.minor = minor
     head.raw = data
     head._request_method = request_method
-    head._cuts = spans
-    head._extra = extra
-    head._has_date = b"date" in fields
+    head.cuts = spans
+    head.extra = extra
+    head.has_date = b"date" in fields
     return head
-
-
-_TRANSFER_LINE = re.compile(
-    rb"\r\n(?:" + any_case("transfer-encoding") + rb"|" + any_case("trailer") + rb"):[^\r]*+"
-)
-
-
-def rewrite_response_head(
-    head: ResponseHead,
-    edit: HeadEdit | None,
-    *,
-    keep_alive: bool,
-    caller_minor: int,
-    dechunk: bool = False,
-    enchunk: bool = False,
-    date: bytes = b"",
-) -> bytes:
-    """Return the head for the caller, with its blank line.
-
-    Interim responses (1xx but 101) gain nothing; they are not for HTTP/1.0 callers at all. A 101
-    keeps Connection and Upgrade. All others lose what concerns only the server's hop and say
-    what becomes of the caller's connection.
-
-    Args:
-        head: What `parse_response_head` gave.
-        edit: The route's `responseHeaders.set`; its host is not used.
-        keep_alive: Whether the caller's connection stays open.
-        caller_minor: The caller's HTTP/1.x: 1.0 has to be told that a connection is kept.
-        dechunk: Leave Transfer-Encoding and Trailer out, for callers of HTTP/1.0.
-        enchunk: Add Transfer-Encoding, for a body that the server ends by closing.
-        date: Added as Date if the server sent none (RFC 9110 6.6.1); b"" adds nothing.
-    """
-    status = head.status
-    tail = head._extra
-    if status < 200 and status != 101:
-        edit = None
-        date = b""
-    elif status != 101:
-        if not keep_alive:
-            tail += b"Connection: close\r\n"
-        elif caller_minor == 0:
-            tail += b"Connection: keep-alive\r\n"
-        if enchunk:
-            tail += b"Transfer-Encoding: chunked\r\n"
-    if date and not head._has_date:
-        tail += b"Date: %b\r\n" % date
-    cuts = head._cuts
-    if not tail and not cuts and head.minor == 1:
-        out = head.raw
-    else:
-        out = b"%b%b\r\n" % (splice(head.raw, cuts), tail)
-        if head.minor == 0:
-            out = b"HTTP/1.1" + out[8:]
-    if dechunk:
-        out = _TRANSFER_LINE.sub(b"", out[:-2]) + b"\r\n"
-    return edit.apply(out) if edit is not None else out

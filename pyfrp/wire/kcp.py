@@ -20,15 +20,22 @@ MTU = 1350
 """Most bytes of KCP in a datagram, without the FEC header."""
 DATA_SHARDS, PARITY_SHARDS = 10, 3
 GROUP = DATA_SHARDS + PARITY_SHARDS
+MAX_DATAGRAM = 1500
+"""More than any peer sends."""
 
 PUSH, ACK, ASK_WINDOW, TELL_WINDOW = 81, 82, 83, 84
-COMMANDS = frozenset((PUSH, ACK, ASK_WINDOW, TELL_WINDOW))
+END = 85
+"""pyfrp's own command: the sender has ended. `sn` counts the segments that were sent in all; `frg`
+is 1 if what is missing of them will never come. Other peers ignore a command that they do not know
+(kcp-go `kcp.go`, Input), and find out as they do among themselves."""
+COMMANDS = frozenset((PUSH, ACK, ASK_WINDOW, TELL_WINDOW, END))
 
 DATA, PARITY = 0x00F1, 0x00F2
 """Types of datagrams in the FEC header."""
 
-_SEGMENT = struct.Struct("<IBBHIIII")
-MAX_SEGMENT_DATA = MTU - _SEGMENT.size
+SEGMENT = struct.Struct("<IBBHIIII")
+"""Conversation, command, fragment, window, time, number, first missing number, length."""
+MAX_SEGMENT_DATA = MTU - SEGMENT.size
 _FEC = struct.Struct("<IH")
 _SIZE = struct.Struct("<H")
 
@@ -61,7 +68,7 @@ class Segment:
 def encode_segments(segments: Sequence[Segment]) -> bytes:
     """Write segments one after the other, as they share a datagram."""
     return b"".join(
-        _SEGMENT.pack(s.conv, s.cmd, s.frg, s.wnd, s.ts, s.sn, s.una, len(s.data)) + s.data
+        SEGMENT.pack(s.conv, s.cmd, s.frg, s.wnd, s.ts, s.sn, s.una, len(s.data)) + s.data
         for s in segments
     )
 
@@ -75,10 +82,10 @@ def decode_segments(data: bytes) -> list[Segment]:
     segments: list[Segment] = []
     at = 0
     while at < len(data):
-        if len(data) - at < _SEGMENT.size:
+        if len(data) - at < SEGMENT.size:
             raise RemoteWireError("truncated KCP segment")
-        conv, cmd, frg, wnd, ts, sn, una, length = _SEGMENT.unpack_from(data, at)
-        at += _SEGMENT.size
+        conv, cmd, frg, wnd, ts, sn, una, length = SEGMENT.unpack_from(data, at)
+        at += SEGMENT.size
         if cmd not in COMMANDS:
             raise RemoteWireError(f"KCP command {cmd}")
         if len(data) - at < length:
@@ -86,6 +93,41 @@ def decode_segments(data: bytes) -> list[Segment]:
         segments.append(Segment(conv, cmd, frg, wnd, ts, sn, una, data[at : at + length]))
         at += length
     return segments
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """What the first segment of a datagram tells; `begins` if a client's first looks like it."""
+
+    conv: int
+    cmd: int
+    una: int
+    begins: bool
+
+
+def first_segment(datagram: bytes) -> First | None:
+    """Look at the first segment of a datagram; None when there is none, or a broken one."""
+    at = _body_at(datagram)
+    if at is None or not at + SEGMENT.size <= len(datagram) <= MAX_DATAGRAM:
+        return None
+    conv, cmd, frg, _, _, number, una, length = SEGMENT.unpack_from(datagram, at)
+    if cmd not in COMMANDS or length > len(datagram) - at - SEGMENT.size:
+        return None
+    return First(conv, cmd, una, cmd == PUSH and length > 0 and not frg and not number and not una)
+
+
+def conversation(datagram: bytes) -> int | None:
+    """The conversation of a datagram; None for parity, and for what is no datagram of KCP."""
+    at = _body_at(datagram)
+    return None if at is None else int.from_bytes(datagram[at : at + 4], "little")
+
+
+def _body_at(datagram: bytes) -> int | None:
+    """Where the segments begin; None if there are none."""
+    kind = datagram[4:6]
+    if kind == b"\xf2\0":
+        return None
+    return 8 if kind == b"\xf1\0" else 0
 
 
 @dataclass(slots=True)
@@ -102,7 +144,12 @@ class Datagram:
 
 def encode_data(seqid: int, body: bytes) -> bytes:
     """Put the FEC header before KCP segments. Official peers need it even without parity."""
-    return _FEC.pack(seqid, DATA) + data_shard(body)
+    return encode_shard(seqid, data_shard(body))
+
+
+def encode_shard(seqid: int, shard: bytes) -> bytes:
+    """Put the FEC header before a data shard."""
+    return _FEC.pack(seqid, DATA) + shard
 
 
 def encode_parity(seqid: int, shard: bytes) -> bytes:
@@ -163,7 +210,7 @@ def parity(shards: Sequence[bytes]) -> list[bytes]:
     for row in parity_rows():
         total = 0
         for coefficient, shard in zip(row, padded, strict=True):
-            product = shard.translate(_times(coefficient))
+            product = shard.translate(times(coefficient))
             total ^= int.from_bytes(product, "little")
         result.append(total.to_bytes(longest, "little"))
     return result
@@ -177,8 +224,8 @@ def parity_rows() -> tuple[bytes, ...]:
     square, so that data shards pass unchanged.
     """
     wanted = [[_power(row, column) for column in range(DATA_SHARDS)] for row in range(GROUP)]
-    inverse = _inverse(wanted[:DATA_SHARDS])
-    columns = list(zip(*inverse, strict=True))
+    unmixed = inverse(wanted[:DATA_SHARDS])
+    columns = list(zip(*unmixed, strict=True))
     return tuple(bytes(_dot(row, column) for column in columns) for row in wanted[DATA_SHARDS:])
 
 
@@ -212,7 +259,7 @@ def _dot(row: Sequence[int], column: Sequence[int]) -> int:
     return total
 
 
-def _inverse(matrix: list[list[int]]) -> list[list[int]]:
+def inverse(matrix: list[list[int]]) -> list[list[int]]:
     """Invert a square matrix by Gauss and Jordan; no row of a Vandermonde matrix needs swapping."""
     size = len(matrix)
     work = [row + [int(i == j) for j in range(size)] for i, row in enumerate(matrix)]
@@ -228,6 +275,6 @@ def _inverse(matrix: list[list[int]]) -> list[list[int]]:
 
 
 @cache
-def _times(coefficient: int) -> bytes:
+def times(coefficient: int) -> bytes:
     """Return the table that multiplies each byte by a coefficient, for `bytes.translate`."""
     return bytes(_multiply(coefficient, value) for value in range(256))

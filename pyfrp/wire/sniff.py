@@ -29,7 +29,7 @@ class Kind(Enum):
     WEBSOCKET = auto()
     """An HTTP upgrade to frp's websocket."""
     HTTPS = auto()
-    """TLS for the https vhost on the same port."""
+    """TLS where the https vhost is on the same port: for it, or around frp (`vhost/https.py`)."""
     HTTP = auto()
     """A request for the http vhost on the same port."""
     TLS = auto()

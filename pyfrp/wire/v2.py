@@ -13,10 +13,11 @@ import struct
 from pyfrp.errors import BadMessage, FrameTooLarge, LocalWireError, RefusedError, RemoteWireError
 from pyfrp.wire import messages as m
 from pyfrp.wire.gojson import Record, decode_body, each, encode_body, wire
+from pyfrp.wire.version import MAGIC, Hello, Version
 
-MAGIC = b"FRP\x00\x02\r\n"
-"""What a client sends first on each connection. A v1 server closes at its first byte."""
 MAX_PAYLOAD = 65536
+MAX_HELLO = 8192
+"""Longest hello that we read. Those of frp have 300 bytes, and nobody has logged in yet."""
 
 CLIENT_HELLO, SERVER_HELLO, MESSAGE = 1, 2, 16
 """Types of frames."""
@@ -26,6 +27,7 @@ RANDOM_SIZE = 32
 
 _HEADER = struct.Struct(">HHI")
 _ID = struct.Struct(">H")
+_HEADER_AND_ID = struct.Struct(">HHIH")
 
 CLASSES: dict[int, type[m.Message]] = {
     1: m.Login,
@@ -200,12 +202,24 @@ def encode_frame(kind: int, payload: bytes) -> bytes:
 
 
 def encode(msg: m.Message) -> bytes:
-    """Write a message as a whole frame.
+    """Write a message, or a hello, as a whole frame.
 
     Raises:
         LocalWireError: It is longer than a peer reads.
     """
-    return encode_frame(MESSAGE, _ID.pack(IDS[type(msg)]) + encode_body(msg))
+    if isinstance(msg, Hello):
+        return encode_frame(msg.kind, msg.payload)
+    return frame(type(msg), encode_body(msg))
+
+
+def frame(cls: type[m.Message], body: bytes) -> bytes:
+    """Put header and id on the body of a message of class `cls`. Raises as `encode`."""
+    size = len(body) + _ID.size
+    if size > MAX_PAYLOAD:
+        raise LocalWireError(
+            f"{cls.__name__} of {len(body)} bytes: a peer accepts at most {MAX_PAYLOAD - _ID.size}"
+        )
+    return _HEADER_AND_ID.pack(MESSAGE, 0, size, IDS[cls]) + body
 
 
 def decode_message(payload: bytes) -> m.Message:
@@ -244,7 +258,7 @@ class FrameDecoder:
 
         Raises:
             BadMessage: An unknown type of frame, or flags.
-            FrameTooLarge: A payload beyond `MAX_PAYLOAD`.
+            FrameTooLarge: A payload beyond `MAX_PAYLOAD`, or a hello beyond `MAX_HELLO`.
         """
         held = self._held
         if len(held) < _HEADER.size:
@@ -254,7 +268,7 @@ class FrameDecoder:
             raise BadMessage(f"unknown type of frame {kind}")
         if flags:
             raise BadMessage(f"frame with flags 0x{flags:04x}")
-        if length > MAX_PAYLOAD:
+        if length > (MAX_PAYLOAD if kind == MESSAGE else MAX_HELLO):
             raise FrameTooLarge(f"frame announces a payload of {length} bytes")
         end = _HEADER.size + length
         if len(held) < end:
@@ -268,3 +282,46 @@ class FrameDecoder:
         rest = bytes(self._held)
         self._held = bytearray()
         return rest
+
+
+class MessageDecoder:
+    """Cuts the bytes of one direction, after the magic, into messages.
+
+    Used as `framing.FrameDecoder`. A hello may come first, and never again.
+    """
+
+    __slots__ = ("_begun", "_frames")
+
+    def __init__(self) -> None:
+        self._frames = FrameDecoder()
+        self._begun = False
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes from the peer."""
+        self._frames.feed(data)
+
+    def next(self) -> m.Message | None:
+        """Return the next message, or None when its bytes are not all there.
+
+        Raises:
+            BadMessage: A frame that is none, or a message that is none, or a hello too late.
+            FrameTooLarge: A payload longer than allowed.
+        """
+        found = self._frames.next()
+        if found is None:
+            return None
+        kind, payload = found
+        if kind == MESSAGE:
+            self._begun = True
+            return decode_message(payload)
+        if self._begun:
+            raise BadMessage("a hello where a message should be")
+        self._begun = True
+        return Hello(kind=kind, payload=payload)
+
+    def leftover(self) -> bytes:
+        """Take the bytes after the last message returned; the decoder is empty then."""
+        return self._frames.leftover()
+
+
+V2 = Version("v2", MAGIC, encode, frame, MessageDecoder)

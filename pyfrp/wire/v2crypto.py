@@ -13,7 +13,7 @@ import hmac
 import os
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from pyfrp.errors import FrameTooLarge, LocalWireError, RemoteWireError
 
@@ -47,6 +47,17 @@ def control_key(token: str, transcript: bytes, algorithm: str, direction: str) -
     secret = token.encode(errors="surrogateescape")
     pseudorandom = hmac.digest(transcript, secret, "sha256")
     return hmac.digest(pseudorandom, info + b"\x01", "sha256")
+
+
+class Agreement(NamedTuple):
+    """What two hellos come to: a cipher, and the hash of both."""
+
+    algorithm: str
+    transcript: bytes
+
+    def key(self, token: str, direction: str) -> bytes:
+        """The key of one direction; see `control_key`."""
+        return control_key(token, self.transcript, self.algorithm, direction)
 
 
 class Sealer:

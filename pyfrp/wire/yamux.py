@@ -26,10 +26,12 @@ from pyfrp.wire.yamux_stream import (
     HEADER_SIZE,
     INITIAL_WINDOW,
     KNOWN_FLAGS,
+    LONG,
     MAX_WINDOW,
     OPEN_LIMIT,
     PING,
     PING_TIMEOUT,
+    RECORD,
     RST,
     SLICE,
     SYN,
@@ -153,8 +155,8 @@ class Session(Generic[S]):
 
     # -- input ---------------------------------------------------------------------------------
 
-    def feed(self, data: bytes, now: float) -> None:
-        """Take bytes from the link.
+    def feed(self, data: bytes | memoryview, now: float) -> None:
+        """Take bytes from the link; of a view nothing is kept, so its buffer is free afterwards.
 
         Raises:
             MuxError: when the peer breaks a rule. The go-away frame is already queued: send the
@@ -162,6 +164,13 @@ class Session(Generic[S]):
         """
         self.heard = now
         try:
+            if isinstance(data, memoryview):
+                # The rest of a body, mostly: it is copied once, into what the stream is given. All
+                # is copied before the stream has it, for its reader may cause the next reading.
+                chunk, start = self._collect(data, 0) if self._body_left else (b"", 0)
+                data = data[start:].tobytes()
+                if chunk:
+                    self._deliver(chunk)
             self._feed(data)
         except MuxError as exc:
             self._control(GO_AWAY, 0, exc.code)
@@ -217,13 +226,19 @@ class Session(Generic[S]):
             self._body_done()
 
     def _bodies(self, data: bytes, pos: int) -> int:
-        """Deliver a body from `pos` on, and with it those that follow for the same stream.
+        """Deliver a body from `pos` on, and with it those that follow; returns how far it got."""
+        chunk, pos = self._collect(data, pos)
+        self._deliver(chunk)
+        return pos
+
+    def _collect(self, data: bytes | memoryview, pos: int) -> tuple[bytes, int]:
+        """Take a body from `pos` on, and with it those that follow for the same stream.
 
         Go peers send frames as long as the window, so a body is delivered in parts; and each piece
         is a write to a socket further on, so what came together is delivered in one.
 
         Returns:
-            How far it got.
+            The bytes, and how far they went.
         """
         stream = self._body_stream
         end = len(data)
@@ -245,10 +260,14 @@ class Session(Generic[S]):
             pos += HEADER_SIZE
             left = length
         self._body_left = left
-        if size and stream is not None and stream._in == Half.OPEN:
+        return b"".join(pieces), pos
+
+    def _deliver(self, chunk: bytes) -> None:
+        """Hand on what was taken of the body that is being read."""
+        stream = self._body_stream
+        if chunk and stream is not None and stream._in == Half.OPEN:
             # Charged as it comes, so that a frame longer than half the window earns credit midway.
-            stream._credit -= size
-            chunk = b"".join(pieces)
+            stream._credit -= len(chunk)
             if stream._holding:
                 self._keep(stream, chunk)
             else:
@@ -258,7 +277,6 @@ class Session(Generic[S]):
                     stream._grant()
         if not self._body_left:
             self._body_done()
-        return pos
 
     def _body_done(self) -> None:
         stream = self._body_stream
@@ -378,11 +396,15 @@ class Session(Generic[S]):
 
     # -- output --------------------------------------------------------------------------------
 
-    def take_output(self, *, saturated: bool = False) -> bytes:
-        """Everything that may leave now, as one piece; `b""` when there is nothing.
+    def take_output(self, *, saturated: bool = False) -> bytes | list[bytes | memoryview]:
+        """Everything that may leave now, whole or in pieces, in their order; `b""`: nothing.
 
         Control frames come first, then the streams in turn: at most `SLICE` bytes of each a round
-        and about `batch` bytes in all. When streams are left over, `on_output` was called again.
+        and about `batch` bytes in all; a stream that has the link for itself gets all its rounds in
+        one frame. When streams are left over, `on_output` was called again.
+
+        What is short comes in one piece. Of a long body only as much is joined with its header as
+        fills a TLS record; the rest of it need not be copied.
 
         Args:
             saturated: The link does not drain at the moment: only control frames are taken.
@@ -391,16 +413,17 @@ class Session(Generic[S]):
         out = self._frames
         self._frames = []
         ready = self._ready
+        room = self.batch
         if ready and not saturated:
-            room = self.batch
             while ready and room > 0:
-                room -= self._take_from(ready.popleft(), out)
+                stream = ready.popleft()
+                room -= self._take_from(stream, SLICE if ready else max(room, SLICE), out)
             if ready:
                 self._wake_output()
-        return b"".join(out)
+        return b"".join(out) if self.batch - room < LONG else _gather(out)
 
-    def _take_from(self, stream: Stream, out: list[bytes | memoryview]) -> int:
-        """Move one stream's turn into `out`; returns the number of payload bytes."""
+    def _take_from(self, stream: Stream, limit: int, out: list[bytes | memoryview]) -> int:
+        """Move a turn of `limit` bytes of one stream into `out`; returns the payload's size."""
         stream._queued = False
         if stream._syn_due:
             if stream._send == Half.RESET:
@@ -417,7 +440,7 @@ class Session(Generic[S]):
         if data:
             pos = stream._out_pos
             left = len(data) - pos
-            size = min(left, stream._send_window, SLICE)
+            size = min(left, stream._send_window, limit)
             if size:
                 stream._send_window -= size
                 out.append(HEADER.pack(DATA, stream.id, size))
@@ -519,3 +542,26 @@ class Session(Generic[S]):
         if not stream._acked and not stream._syn_due:
             stream._acked = True
             self._acked_one()
+
+
+def _gather(frames: list[bytes | memoryview]) -> list[bytes | memoryview]:
+    """Join short pieces, and leave the bulk of long ones as it is."""
+    out: list[bytes | memoryview] = []
+    short: list[bytes | memoryview] = []
+    room = RECORD
+    for frame in frames:
+        size = len(frame)
+        if size < LONG:
+            short.append(frame)
+            room -= size
+            continue
+        room %= RECORD
+        view = memoryview(frame)
+        short.append(view[:room])
+        out.append(b"".join(short))
+        out.append(view[room:])
+        short.clear()
+        room = RECORD
+    if short:
+        out.append(b"".join(short))
+    return out

@@ -32,6 +32,8 @@ SLICE = 64 * 1024  # What one stream may put into the link before the next has i
 # What one write to the link may hold; the rest goes in the next turn. As much as a loop reads from
 # a local socket at once: one read, one write (`make bench`, rows down and up).
 BATCH = 256 * 1024
+RECORD = 16 * 1024  # What a TLS record holds.
+LONG = 32 * 1024  # Bodies from here on are not copied to be joined with what is around them.
 BURST = 32  # Streams with output at which a turn's output is not collected any further.
 
 # Bodies shorter than this are delivered one by one: tokens of different streams, mostly.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,20 @@ async def in_both_muxes(test: Callable[[str, Config], Awaitable[None]]) -> None:
             raise
 
     await all_of((one(name, link) for name, link in MUX.items()), limit_s=110)
+
+
+def beating(
+    directory: Path, kinds: Kinds, link: Config, *, thin: bool = False
+) -> AbstractAsyncContextManager[Office]:
+    """An office whose link runs through a relay and is watched by heartbeats."""
+    return office(
+        directory,
+        kinds=kinds,
+        server=merged(link, BEATS_SERVER),
+        client=merged(link, BEATS),
+        relayed=True,
+        thin=thin,
+    )
 
 
 async def streaming_caller(scene: Office, path: str = "/endless") -> Caller:
@@ -192,13 +207,7 @@ def _run_ids(log: str) -> list[str]:
 
 async def test_a_black_hole_is_noticed_and_survived(kinds: Kinds, tmp_path: Path) -> None:
     async def scenario(name: str, link: Config) -> None:
-        async with office(
-            tmp_path / name,
-            kinds=kinds,
-            server=merged(link, BEATS_SERVER),
-            client=merged(link, BEATS),
-            relayed=True,
-        ) as scene:
+        async with beating(tmp_path / name, kinds, link) as scene:
             assert scene.relay is not None
             caller = await streaming_caller(scene)
             idle = await scene.caller(limit_s=30)
@@ -227,13 +236,7 @@ async def test_a_link_whose_peers_are_half_open_is_replaced(kinds: Kinds, tmp_pa
     """Both sides keep a socket over which nothing will ever come; new ones work."""
 
     async def scenario(name: str, link: Config) -> None:
-        async with office(
-            tmp_path / name,
-            kinds=kinds,
-            server=merged(link, BEATS_SERVER),
-            client=merged(link, BEATS),
-            relayed=True,
-        ) as scene:
+        async with beating(tmp_path / name, kinds, link) as scene:
             assert scene.relay is not None
             offset = scene.pair.client.mark()
             scene.relay.forsake()
@@ -249,13 +252,7 @@ async def test_a_server_that_never_heard_of_the_end_notices_it(
     """The client vanishes and no packet tells the server: only heartbeats can."""
 
     async def scenario(name: str, link: Config) -> None:
-        async with office(
-            tmp_path / name,
-            kinds=kinds,
-            server=merged(link, BEATS_SERVER),
-            client=merged(link, BEATS),
-            relayed=True,
-        ) as scene:
+        async with beating(tmp_path / name, kinds, link) as scene:
             assert scene.relay is not None
             scene.relay.silent = True
             scene.relay.black_hole()
@@ -277,14 +274,7 @@ async def test_bulk_on_a_thin_link_starves_neither_heartbeats_nor_requests(
     kinds: Kinds, tmp_path: Path
 ) -> None:
     async def scenario(name: str, link: Config) -> None:
-        async with office(
-            tmp_path / name,
-            kinds=kinds,
-            server=merged(link, BEATS_SERVER),
-            client=merged(link, BEATS),
-            relayed=True,
-            thin=True,
-        ) as scene:
+        async with beating(tmp_path / name, kinds, link, thin=True) as scene:
             assert scene.relay is not None
             scene.relay.throttle(1_000_000)
             size = 7_000_000

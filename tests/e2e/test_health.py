@@ -8,13 +8,11 @@ import pytest
 
 from tests.support.backends import Exchange, HttpBackend
 from tests.support.http import fetch
-from tests.support.processes import Kind, http_proxy, require_official, tunnel
+from tests.support.processes import KINDS, Kind, http_proxy, require_official, tunnel
 from tests.support.services import running
 from tests.support.waiting import until_async
 
 pytestmark = [pytest.mark.clock, pytest.mark.interop, pytest.mark.e2e]
-
-KINDS: list[Kind] = ["ours", "official"]
 
 
 @pytest.mark.parametrize("server", KINDS)

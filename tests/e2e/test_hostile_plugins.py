@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -15,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.attack import MEMORY_KIB, Attacked, served_meanwhile
-from tests.support.http import calling, request
+from tests.support.http import calling, request, trust
 from tests.support.office import Office, office
 from tests.support.ports import free_port
 from tests.support.processes import Config, tcp_proxy
@@ -27,13 +26,6 @@ SECRET = {"httpUser": "u", "httpPassword": "s3cret"}
 LOCAL = "outside the root"
 TLS = ("https2http", "tls2raw")
 PORTS: dict[str, int] = {}
-
-
-def trust() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

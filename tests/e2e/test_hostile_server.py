@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,26 @@ async def _login(pipe: Pipe) -> None:
     """Take a whole Login."""
     head = await pipe.read_exactly(9)
     await pipe.read_exactly(struct.unpack(">q", head[1:])[0])
+
+
+@asynccontextmanager
+async def facing(script: Script, kind: Kind, directory: Path, name: str) -> AsyncIterator[Program]:
+    """A client that logs in, without TLS and mux, to a server that follows a script.
+
+    Both have ended, and its log is complete, after the `async with`.
+    """
+    server = ScriptBackend(script)
+    async with running(server):
+        config = client_config(
+            server.port,
+            [tcp_proxy("p", 1, 0)],
+            {"transport": {"tls": {"enable": False}, "tcpMux": False}},
+        )
+        client = Program(kind, "client", config, directory, name=name.replace(" ", "-"))
+        try:
+            yield client.start()
+        finally:
+            client.kill()
 
 
 def saying(data: bytes, *, hold: bool = False) -> Script:
@@ -71,25 +92,14 @@ async def test_a_server_that_cannot_be_talked_to_ends_the_client_with_a_sentence
     kinds: tuple[Kind, Kind], tmp_path: Path, group: int
 ) -> None:
     async def one(name: str) -> None:
-        server = ScriptBackend(REFUSING[name])
-        async with running(server):
-            config = client_config(
-                server.port,
-                [tcp_proxy("p", 1, 0)],
-                {"transport": {"tls": {"enable": False}, "tcpMux": False}},
-            )
-            client = Program(kinds[1], "client", config, tmp_path, name=name.replace(" ", "-"))
-            try:
-                client.start()
-                assert await client.exited(20) == 1, name
-            finally:
-                client.kill()
-            raw = client.log_path.read_bytes()
-            assert b"login to the server failed" in raw, (name, raw)
-            assert b"Traceback" not in raw, (name, raw)
-            # What the server says must not paint the terminal or forge lines.
-            assert b"\x1b[31m" not in raw, (name, raw)
-            assert b"\nforged line" not in raw, (name, raw)
+        async with facing(REFUSING[name], kinds[1], tmp_path, name) as client:
+            assert await client.exited(20) == 1, name
+        raw = client.log_path.read_bytes()
+        assert b"login to the server failed" in raw, (name, raw)
+        assert b"Traceback" not in raw, (name, raw)
+        # What the server says must not paint the terminal or forge lines.
+        assert b"\x1b[31m" not in raw, (name, raw)
+        assert b"\nforged line" not in raw, (name, raw)
 
     await all_of((one(name) for name in list(REFUSING)[group::2]), limit_s=60)
 
@@ -158,30 +168,19 @@ async def test_a_server_that_turns_strange_after_the_login_does_not_end_the_clie
     kinds: tuple[Kind, Kind], tmp_path: Path
 ) -> None:
     async def one(name: str) -> None:
-        server = ScriptBackend(ADMITTING[name])
-        async with running(server):
-            config = client_config(
-                server.port,
-                [tcp_proxy("p", 1, 0)],
-                {"transport": {"tls": {"enable": False}, "tcpMux": False}},
-            )
-            client = Program(kinds[1], "client", config, tmp_path, name=name.replace(" ", "-"))
-            try:
-                client.start()
-                await client.logged("login to server success", 20)
-                quiet = asyncio.get_running_loop().time() + 2.0
-                await until(lambda: asyncio.get_running_loop().time() > quiet, "two seconds")
-                assert client.is_running(), name
-                assert client.figures().peak_kib < 160 * 1024
-            finally:
-                client.kill()
-            raw = client.log_path.read_bytes()
-            assert b"Traceback" not in raw, (name, raw)
-            assert b"Task exception" not in raw, (name, raw)
-            assert b"\x1b[31m" not in raw, (name, raw)
-            assert b"\nforged line" not in raw, (name, raw)
-            # Retries are spaced out, whatever the server does.
-            assert raw.count(b"try to connect to server") < 20, name
+        async with facing(ADMITTING[name], kinds[1], tmp_path, name) as client:
+            await client.logged("login to server success", 20)
+            quiet = asyncio.get_running_loop().time() + 2.0
+            await until(lambda: asyncio.get_running_loop().time() > quiet, "two seconds")
+            assert client.is_running(), name
+            assert client.figures().peak_kib < 160 * 1024
+        raw = client.log_path.read_bytes()
+        assert b"Traceback" not in raw, (name, raw)
+        assert b"Task exception" not in raw, (name, raw)
+        assert b"\x1b[31m" not in raw, (name, raw)
+        assert b"\nforged line" not in raw, (name, raw)
+        # Retries are spaced out, whatever the server does.
+        assert raw.count(b"try to connect to server") < 20, name
 
     await all_of((one(name) for name in ADMITTING), limit_s=60)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.ports import free_port
-from tests.support.processes import HOST, Config, Kind, merged, require_official, tunnel
+from tests.support.processes import HOST, PAIRS, Config, Kind, merged, require_official, tunnel
 from tests.support.services import BLOCK
 from tests.support.waiting import PATIENCE_S, all_of, within
 from tests.unit.net.tls_pair import client_context, server_context
@@ -21,12 +21,6 @@ from tests.unit.wire.hellos import hello, library_hello
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e]
 
-PAIRS: list[tuple[Kind, Kind]] = [
-    ("ours", "ours"),
-    ("ours", "official"),
-    ("official", "ours"),
-    ("official", "official"),
-]
 ALERT = b"\x15\x03\x03\x00\x02\x02\x70"
 # Each proxy's names, and what users ask for to reach it.
 ROUTES = {
@@ -119,7 +113,7 @@ async def route(port: int, name: str, asked: str) -> None:
     assert await within(reached(port, asked), PATIENCE_S, f"{asked} to be served") == name
 
 
-@pytest.mark.parametrize("kinds", PAIRS, ids=["-".join(pair) for pair in PAIRS])
+@pytest.mark.parametrize("kinds", PAIRS, ids="-".join)
 async def test_tls_reaches_the_service_that_its_name_asks_for(
     kinds: tuple[Kind, Kind], tmp_path: Path
 ) -> None:
@@ -149,7 +143,7 @@ async def test_tls_reaches_the_service_that_its_name_asks_for(
             assert await told(port, hello("a.test")[:30], end=True) == b""
 
 
-@pytest.mark.parametrize("kinds", PAIRS[:3], ids=["-".join(pair) for pair in PAIRS[:3]])
+@pytest.mark.parametrize("kinds", PAIRS[:3], ids="-".join)
 async def test_one_port_serves_clients_http_and_https(
     kinds: tuple[Kind, Kind], tmp_path: Path
 ) -> None:

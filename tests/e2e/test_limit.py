@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 from tests.support.backends import Exchange, Gate, HttpBackend, sse
 from tests.support.datagrams import EchoUdp, UdpUser
 from tests.support.http import calling, request
+from tests.support.meeting import meeting, secret_proxy, visitor
 from tests.support.ports import free_port
 from tests.support.processes import (
     HOST,
@@ -278,37 +279,39 @@ async def test_users_who_do_not_read_take_no_credit_and_little_memory(tmp_path: 
 
 async def test_datagrams_are_limited_too(tmp_path: Path) -> None:
     size, count, rate = 1000, 75, 100 * KB
-    async with await EchoUdp().start() as echo:
-        proxies = [
-            {
-                "name": f"udp-{mode}",
-                "type": "udp",
-                "localIP": HOST,
-                "localPort": echo.port,
-                "remotePort": free_port(),
-                "transport": {"bandwidthLimit": f"{rate // KB}KB", "bandwidthLimitMode": mode},
-            }
-            for mode in ("client", "server")
-        ]
-        async with tunnel(tmp_path, proxies):
+    proxies: list[Config] = []
+    visitors: list[Config] = []
+    for mode in ("client", "server"):
+        limit = {"bandwidthLimit": f"{rate // KB}KB", "bandwidthLimitMode": mode}
+        shared = {"localIP": HOST, "transport": limit}
+        proxies.append({"name": f"udp-{mode}", "type": "udp", "remotePort": free_port(), **shared})
+        proxies.append(secret_proxy("sudp", f"sudp-{mode}", allowUsers=["*"], **shared))
+        visitors.append(visitor("sudp", f"v-{mode}", f"sudp-{mode}"))
+    async with (
+        await EchoUdp().start() as echo,
+        meeting(tmp_path, echo.port, proxies, visitors) as m,
+    ):
 
-            async def talk(port: int) -> float:
-                with UdpUser(port) as user:
-                    await user.echoed(b"?")
-                    began = time.monotonic()
-                    for _ in range(count):
-                        await user.echoed(bytes(size))
-                    return time.monotonic() - began
+        async def talk(port: int) -> float:
+            with UdpUser(port) as user:
+                await user.echoed(b"?")
+                began = time.monotonic()
+                for _ in range(count):
+                    await user.echoed(bytes(size))
+                return time.monotonic() - began
 
-            took = await all_of(talk(cast(int, proxy["remotePort"])) for proxy in proxies)
-        # Both ways, as base64 in messages; the first second's bytes are free.
-        assert min(took) >= (count * 2 * size * 4 / 3 - rate) / rate
+        ports = [made["remotePort"] for made in proxies if "remotePort" in made]
+        took = await all_of(talk(port) for port in [*ports, *m.ports.values()])
+    # Both ways, as base64 in messages; the first second's bytes are free.
+    assert min(took) >= (count * 2 * size * 4 / 3 - rate) / rate
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 50])
 @pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
-async def test_a_limit_is_exact_and_costs_little(up: bool, count: int, tmp_path: Path) -> None:
+async def test_a_limit_is_exact_and_costs_little(
+    up: bool, count: int, tmp_path: Path, record_property: Callable[[str, str], None]
+) -> None:
     """One after the other, for ten seconds each, and the same without a limit for three."""
     free = Cell(0, up=up, count=count)
     cells = [Cell(4 * MB, mode, up=up, count=count) for mode in ("client", "server")]
@@ -331,9 +334,10 @@ async def test_a_limit_is_exact_and_costs_little(up: bool, count: int, tmp_path:
             took = await cell.seconds_for(10 * cell.rate)
             share = (spent() - cpu) / took / load
             cell.end()
-            print(
+            figures = (
                 f"{cell.name}: {10 / took:.4f} of the rate; CPU {share * load:.3f} s/s, which is "
                 f"{share:.1%} of the {load:.2f} without a limit ({speed / MB:.0f} MB/s)"
             )
-            assert abs(10 / took - 1) <= 0.05
-            assert share < 0.1
+            record_property("figures", figures)
+            assert abs(10 / took - 1) <= 0.05, figures
+            assert share < 0.1, figures

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,41 +12,24 @@ import pytest_asyncio
 
 from tests.support import leaks
 from tests.support.backends import Exchange, HttpBackend
-from tests.support.http import Caller, calling, request
-from tests.support.ports import free_port
-from tests.support.processes import Config, Kind, Tunnel, require_official, tcp_proxy, tunnel
-from tests.support.services import BLOCK, EchoBackend, running
-from tests.support.waiting import all_of
+from tests.support.http import calling, request
+from tests.support.plugins import PluginScene
+from tests.support.processes import PAIRS, require_official, tunnel
+from tests.support.services import BLOCK, EchoBackend, running, unix_echo
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
-PAIRS: list[tuple[Kind, Kind]] = [("ours", "ours"), ("official", "ours"), ("ours", "official")]
-
 
 @dataclass
-class Scene:
-    """A running pair whose client has every plugin, each behind a port."""
+class Scene(PluginScene):
+    """The services behind the plugins that are no reverse proxies."""
 
-    kinds: tuple[Kind, Kind]
     echo: EchoBackend
     http: HttpBackend
     files: Path
-    ports: dict[str, int] = field(default_factory=dict)
-    pair: Tunnel | None = None
-
-    def proxies(self, **plugins: Config) -> list[Config]:
-        found = []
-        for number, (name, options) in enumerate(plugins.items()):
-            self.ports[name] = free_port()
-            # Plugins get the payload as it was before encryption and compression.
-            transport = {"useEncryption": number % 2 == 1, "useCompression": number % 3 == 1}
-            found.append(tcp_proxy(name, 0, self.ports[name], plugin=options, transport=transport))
-        return found
 
 
-@pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=PAIRS, ids=["-".join(pair) for pair in PAIRS]
-)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=PAIRS, ids="-".join)
 async def scene(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
@@ -65,13 +47,6 @@ async def scene(
     (made.files / "big.bin").write_bytes(BLOCK)
     (made.files / "page" / "index.html").write_bytes(b"<p>page")
 
-    async def unix_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_unix_server(unix_echo, directory / "s")
     proxies = made.proxies(
         unix={"type": "unix_domain_socket", "unixPath": str(directory / "s")},
         socks={"type": "socks5"},
@@ -88,24 +63,19 @@ async def scene(
         socks_secret={"type": "socks5", "username": "u", "password": "p"},
     )
     leaks.share(http)  # The official client keeps idle connections to it.
-    async with running(echo, http), tunnel(directory / "t", proxies, kinds=kinds) as pair:
+    async with (
+        running(echo, http),
+        unix_echo(directory / "s"),
+        tunnel(directory / "t", proxies, kinds=kinds) as pair,
+    ):
         made.pair = pair
         yield made
     leaks.unshare(http)
-    server.close()
-
-
-async def _echoes_on(caller: Caller) -> None:
-    async def back() -> bytes:
-        return await caller.exactly(len(BLOCK))
-
-    _, echoed = await all_of([caller.send(BLOCK), back()])
-    assert echoed == BLOCK
 
 
 async def test_unix_domain_socket_carries_a_megabyte_each_way(scene: Scene) -> None:
     async with calling(scene.ports["unix"]) as caller:
-        await _echoes_on(caller)
+        await caller.echoed(BLOCK)
 
 
 # -- socks5 -------------------------------------------------------------------------------------
@@ -122,7 +92,7 @@ async def test_socks5_carries_a_megabyte_each_way(scene: Scene, address: bytes) 
         assert await caller.exactly(2) == b"\x05\x00"
         await caller.send(address + port)
         assert (await caller.exactly(10))[:8] == b"\x05\x00\x00\x01\x7f\x00\x00\x01"
-        await _echoes_on(caller)
+        await caller.echoed(BLOCK)
 
 
 async def test_socks5_takes_the_right_credentials(scene: Scene) -> None:
@@ -191,7 +161,7 @@ async def test_http_proxy_carries_requests_and_tunnels(scene: Scene, name: str) 
         echo = f"127.0.0.1:{scene.echo.port}"
         await caller.send(request(echo, echo, "CONNECT", [PASSWORD]))
         assert await caller.exactly(19) == b"HTTP/1.1 200 OK\r\n\r\n"
-        await _echoes_on(caller)
+        await caller.echoed(BLOCK)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,9 @@ Where the client is official it is the reference: what the user and the backend 
 
 from __future__ import annotations
 
-import functools
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,64 +15,34 @@ import pytest_asyncio
 
 from tests.support import leaks
 from tests.support.backends import Exchange, Gate, HttpBackend, sse
-from tests.support.http import Caller, calling, request
+from tests.support.http import Caller, calling, request, trust
 from tests.support.http2 import http2
+from tests.support.plugins import PluginScene
 from tests.support.ports import free_port
 from tests.support.processes import (
-    Config,
-    Kind,
-    Tunnel,
+    PAIRS,
     http_proxy,
     require_official,
     tcp_proxy,
     tunnel,
 )
 from tests.support.services import BLOCK, EchoBackend, pattern_hash, peer_left, running
-from tests.support.waiting import all_of, until
+from tests.support.waiting import until
 from tests.unit.net.tls_pair import NAME, certificate, server_context
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
-PAIRS: list[tuple[Kind, Kind]] = [("ours", "ours"), ("official", "ours"), ("ours", "official")]
 WEB = ["http2http", "http2https", "https2http", "https2https"]
 HOST = "a.test"
 
 
-@functools.cache
-def trust(*protocols: str) -> ssl.SSLContext:
-    """A user's TLS, which verifies nothing."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    if protocols:
-        context.set_alpn_protocols(list(protocols))
-    return context
-
-
 @dataclass
-class Scene:
-    """A running pair whose client has every plugin, each behind a port."""
+class Scene(PluginScene):
+    """The services behind the plugins."""
 
-    kinds: tuple[Kind, Kind]
     http: HttpBackend
     https: HttpBackend
     echo: EchoBackend
-    ports: dict[str, int] = field(default_factory=dict)
-    pair: Tunnel | None = None
-
-    def proxies(self, **plugins: Config) -> list[Config]:
-        found = []
-        for number, (name, options) in enumerate(plugins.items()):
-            self.ports[name] = free_port()
-            # With either of them, the official client's plugins lose their second request: Go's
-            # server interrupts its reads between requests, which the layers below do not survive.
-            layers = self.kinds[1] == "ours"
-            transport = {
-                "useEncryption": layers and number % 2 == 1,
-                "useCompression": layers and number % 3 == 1,
-            }
-            found.append(tcp_proxy(name, 0, self.ports[name], plugin=options, transport=transport))
-        return found
 
     def backend(self, name: str) -> HttpBackend:
         return self.https if name.endswith("https") else self.http
@@ -85,9 +54,7 @@ class Scene:
         return calling(self.ports[name], tls=trust(), name=asked)
 
 
-@pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=PAIRS, ids=["-".join(pair) for pair in PAIRS]
-)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=PAIRS, ids="-".join)
 async def scene(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Scene]:
@@ -388,12 +355,7 @@ async def test_the_configured_certificate_is_shown(scene: Scene, name: str) -> N
 
 async def test_tls2raw_carries_a_megabyte_each_way(scene: Scene) -> None:
     async with scene.call("tls2raw") as caller:
-
-        async def back() -> bytes:
-            return await caller.exactly(len(BLOCK))
-
-        _, echoed = await all_of([caller.send(BLOCK), back()])
-        assert echoed == BLOCK
+        await caller.echoed(BLOCK)
     await until(lambda: not scene.echo.live, "the backend's connection to close")
 
 

@@ -12,17 +12,15 @@ from tests.support.datagrams import EchoUdp, UdpUser
 from tests.support.http import calling
 from tests.support.meeting import secret_proxy, visitor
 from tests.support.ports import free_port
-from tests.support.processes import HOST, Kind, merged, require_official, tcp_proxy, tunnel
+from tests.support.processes import HOST, PAIRS, Kind, merged, require_official, tcp_proxy, tunnel
 from tests.support.services import EchoBackend, running
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e]
 
-KINDS: tuple[Kind, ...] = ("ours", "official")
-PAIRS = list(itertools.product(KINDS, KINDS))
 CELLS = [(version, plain) for version, plain in itertools.product(("v1", "v2"), (True, False))]
 
 
-@pytest.mark.parametrize("kinds", PAIRS, ids=["-".join(pair) for pair in PAIRS])
+@pytest.mark.parametrize("kinds", PAIRS, ids="-".join)
 async def test_the_service_learns_who_calls(kinds: tuple[Kind, Kind], tmp_path: Path) -> None:
     if "official" in kinds:
         require_official()
@@ -58,7 +56,7 @@ async def test_the_service_learns_who_calls(kinds: tuple[Kind, Kind], tmp_path: 
                     assert await caller.exactly(5) == b"hello"
 
 
-@pytest.mark.parametrize("kinds", PAIRS, ids=["-".join(pair) for pair in PAIRS])
+@pytest.mark.parametrize("kinds", PAIRS, ids="-".join)
 async def test_a_udp_service_learns_who_sends(kinds: tuple[Kind, Kind], tmp_path: Path) -> None:
     """Once, ahead of a user's first datagram; frp 0.65 repeats it before each, frp 0.67 does not.
 

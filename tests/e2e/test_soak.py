@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,7 +149,12 @@ async def _at_rest(scene: Office, most_tasks: int | None = None) -> list[Figures
     ("mux", "requests", "reconnects"), [(True, 10_000, 200), (False, 2_500, 50)], ids=str
 )
 async def test_nothing_grows_with_requests_and_reconnects(
-    kinds: tuple[Kind, Kind], tmp_path: Path, mux: bool, requests: int, reconnects: int
+    kinds: tuple[Kind, Kind],
+    tmp_path: Path,
+    mux: bool,
+    requests: int,
+    reconnects: int,
+    record_property: Callable[[str, str], None],
 ) -> None:
     assert kinds == ("ours", "ours"), "only our programs tell their insides"
     link = {"transport": {"tcpMux": mux}}
@@ -163,8 +169,8 @@ async def test_nothing_grows_with_requests_and_reconnects(
         after = await _at_rest(scene, max(old.tasks for old in before) + 2)
         for name, old, new in zip(("server", "client"), before, after, strict=True):
             told = f"{name}: {old} became {new}"
+            record_property(name, told)
             assert new.fds <= old.fds + MORE_FDS, told
             assert new.tasks <= old.tasks + MORE_TASKS, told
             assert new.objects <= old.objects + MORE_OBJECTS, told
             assert new.rss_kib <= old.rss_kib + MORE_KIB[mux], told
-            print(told)

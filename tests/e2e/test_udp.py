@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from tests.support.datagrams import EchoUdp, UdpUser
 from tests.support.ports import free_port
-from tests.support.processes import HOST, Config, Kind, Tunnel, require_official, tunnel
+from tests.support.processes import HOST, PAIRS, Config, Tunnel, require_official, tunnel
 from tests.support.waiting import all_of, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
@@ -23,7 +23,6 @@ SIZES = (64, 1400, 7000)
 ROUNDS = 20
 USERS = 100
 WINDOW = 16
-PAIRS: list[tuple[Kind, Kind]] = list(itertools.product(("ours", "official"), repeat=2))
 LAYERS = list(itertools.product((False, True), repeat=2))
 
 

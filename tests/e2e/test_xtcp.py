@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.http import Caller, calling
+from tests.support.http import calling
 from tests.support.ports import free_port
 from tests.support.processes import (
     HOST,
@@ -110,14 +110,6 @@ async def meeting(
             program.kill()
 
 
-async def _echoed(user: Caller, data: bytes) -> None:
-    async def back() -> bytes:
-        return await user.exactly(len(data))
-
-    _, echoed = await all_of([user.send(data), back()])
-    assert hashlib.sha256(echoed or b"").digest() == hashlib.sha256(data).digest()
-
-
 MIXES: list[tuple[Kind, Kind, Kind]] = [
     ("ours", "ours", "ours"),
     ("ours", "ours", "official"),
@@ -145,8 +137,8 @@ async def test_users_of_a_visitor_reach_the_service_past_the_server(
         async def served(name: str) -> None:
             async with m.at(name) as user:
                 for piece in (b"a", b"few", b"words"):
-                    await _echoed(user, piece)
-                await _echoed(user, BLOCK)
+                    await user.echoed(piece)
+                await user.echoed(BLOCK)
 
         async with m.at("other-user"), m.at("nobody"):
             await all_of((served(name) for name in ("kcp", "quic")), limit_s=40)
@@ -156,6 +148,38 @@ async def test_users_of_a_visitor_reach_the_service_past_the_server(
             ):
                 await m.guest.logged(words)
         await m.owner.server.logged(r"(?s)(report make hole success: true, mode 0, index \d.*?){2}")
+
+
+@pytest.mark.parametrize(
+    "kinds", [("ours", "ours", "ours"), ("official", "official", "ours")], ids="-".join
+)
+async def test_the_owner_alone_keeps_a_limit(
+    kinds: tuple[Kind, Kind, Kind], tmp_path: Path
+) -> None:
+    """The bytes never come to a server that is asked to keep it, ours or frp's."""
+    rate, size = 256 * 1024, 192 * 1024
+    modes = ("client", "server")
+    proxies, visitors = [], []
+    for mode in modes:
+        limit = {"bandwidthLimit": "256KB", "bandwidthLimitMode": mode}
+        proxies.append(proxy(mode, 1, allowUsers=["*"], transport=limit))
+        visitors.append(visitor(f"v-{mode}", mode, protocol="kcp"))
+    async with (
+        StunServer() as stun,
+        meeting(tmp_path, proxies, visitors, kinds=kinds, stun=stun.address) as m,
+    ):
+
+        async def took(mode: str) -> float:
+            async with m.at(f"v-{mode}") as user:
+                await user.echoed(b"?")
+                began = time.monotonic()
+                await user.echoed(BLOCK[:size])
+                return time.monotonic() - began
+
+        kept, free = await all_of(map(took, modes), limit_s=40)
+        # Both ways; the first second's bytes are free.
+        assert kept >= (2 * size - rate) / rate * 0.95
+        assert free < kept
 
 
 @pytest.mark.parametrize(
@@ -176,7 +200,7 @@ async def test_ports_that_change_are_guessed(
         ) as m,
         m.at("v") as user,
     ):
-        await _echoed(user, b"hello")
+        await user.echoed(b"hello")
         await m.owner.server.logged(r"report make hole success: true, mode 3, index 0")
 
 
@@ -193,7 +217,7 @@ async def test_users_fall_back_to_the_server_where_there_is_no_way_past_it(tmp_p
     async with StunServer() as stun:
         stun.silent = True
         async with meeting(tmp_path, proxies, visitors, stun=stun.address) as m, m.at("v") as user:
-            await _echoed(user, BLOCK)
+            await user.echoed(BLOCK)
             await m.guest.logged("try to transfer connection to visitor: bob.w")
 
 
@@ -210,7 +234,7 @@ async def test_a_tunnel_is_made_ahead_where_that_is_wanted(tmp_path: Path) -> No
     ):
         await m.guest.logged("establishing nat hole connection successful")
         async with m.at("v") as user:
-            await _echoed(user, b"hello")
+            await user.echoed(b"hello")
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from pyfrp.errors import HandshakeError, PyfrpError, RemoteWireError
+from pyfrp.errors import HandshakeError, LinkError, PyfrpError, RemoteWireError
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.filters import FilterEndpoint
 from pyfrp.net.tls import TlsEndpoint
+from pyfrp.net.websocket import accept
 from pyfrp.wire.framing import encode
 from pyfrp.wire.messages import Login, Ping, StartWorkConn
 from pyfrp.wire.snappy import SnappyReader, SnappyWriter
+from pyfrp.wire.websocket import CLOSE, PING, encode_frame, encode_request, new_key
 from tests.fuzz.engine import Behaviour, Target, cut
 from tests.fuzz.http_targets import CHUNKS, REQUESTS, RESPONSES, TOKENS
 from tests.fuzz.wire_targets import PACKED, _yamux_seeds
@@ -74,6 +76,47 @@ def _quietly(client: Library, answer: bytes) -> None:
         client.feed(answer)
     except OSError:
         pass  # ssl.SSLError is one.
+
+
+# -- websocket ----------------------------------------------------------------------------------
+
+
+async def _websocket(data: bytes, rng: random.Random) -> Behaviour:
+    """A client that says these bytes after a good handshake, or from the start, and leaves."""
+    near, far = memory_pair()
+    near.pause_reading()
+    good = rng.random() < 0.8
+    early = encode_request("frps.test", new_key()) if good else b""
+    reader = Reader(keep_open=rng.random() < 0.5)
+    pieces = cut(data, rng)
+    if not good:
+        for piece in pieces:
+            far.write(piece)
+        far.close()
+    try:
+        websocket = await accept(near, early=early)
+    except LinkError as exc:
+        assert near.is_closing()
+        await turns(3)
+        return type(exc).__name__
+    websocket.set_protocol(reader)
+    websocket.resume_reading()
+    for piece in pieces if good else []:
+        if rng.random() < 0.2:
+            websocket.pause_reading()
+        if not far.is_closing():
+            far.write(piece)
+        await turns(2)
+        assert len(websocket._held) <= len(data)
+        websocket.resume_reading()
+    far.close() if rng.random() < 0.5 else far.abort()
+    await turns(4)
+    websocket.abort()
+    await turns(3)
+    assert len(reader.lost) == 1
+    assert near.is_closing()
+    cause = reader.lost[0]
+    return bool(reader.data), reader.ends, type(cause).__name__
 
 
 # -- conversations and filters ------------------------------------------------------------------
@@ -219,6 +262,16 @@ TARGETS = [
             b"GET / HTTP/1.1\r\n\r\n",
         ],
         [b"\x16\x03\x01", b"\x17\x03\x03", b"\x14\x03\x03\x00\x01\x01", b"\x15\x03\x03\x00\x02"],
+    ),
+    Target(
+        "websocket-end",
+        _websocket,
+        [
+            encode_frame(b"hello", mask=b"mask") + encode_frame(b"bye", mask=b"\0\xff\0\xff"),
+            encode_frame(b"p", opcode=PING, mask=b"mask") * 3,
+            encode_frame(b"last", mask=b"mask") + encode_frame(b"", opcode=CLOSE, mask=b"mask"),
+        ],
+        [b"\x02\x80", b"\x80\x80", b"\x82\xff", b"\x88\x80", b"\x89\x80mask", bytes(4)],
     ),
     Target(
         "conversation",

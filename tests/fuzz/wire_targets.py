@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pyfrp.errors import BadMessage, LocalWireError, MuxError, RemoteWireError
+from pyfrp.errors import BadMessage, HandshakeError, LocalWireError, MuxError, RemoteWireError
 from pyfrp.wire import framing, kcp, proxyproto, snappy, sniff, stun, v2, v2crypto, websocket
 from pyfrp.wire import messages as m
 from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key, unseal
@@ -240,9 +240,9 @@ def _hello(data: bytes, rng: random.Random) -> Behaviour:
         reader = HelloReader()
         try:
             for piece in pieces:
-                name = reader.feed(piece)
-                if name is not None:
-                    return name, ""
+                hello = reader.feed(piece)
+                if hello is not None:
+                    return hello.name, ""
         except RemoteWireError as exc:
             return None, str(exc)
         assert len(reader.raw) < MAX_HELLO_BYTES
@@ -314,6 +314,23 @@ def _guarded(decode: Callable[[bytes], Any]) -> Callable[[bytes, random.Random],
     return run
 
 
+WEBSOCKET_KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+MOST_HELD = 14 + 125
+"""What a decoder of frames may keep: a head, or most of a control frame."""
+
+
+def _websocket_answer(data: bytes, rng: random.Random) -> Behaviour:
+    """An answer to a handshake of ours is taken, or turned down in one printable line."""
+    try:
+        websocket.check_response(data, WEBSOCKET_KEY)
+        return "taken"
+    except HandshakeError as exc:
+        text = str(exc)
+    assert text.isprintable()
+    assert len(text) < 600
+    return text[:36], text.count(": ") > 0
+
+
 def _websocket(data: bytes, rng: random.Random) -> Behaviour:
     masked = rng.random() < 0.5
     whole, parts = websocket.FrameDecoder(masked=masked), websocket.FrameDecoder(masked=masked)
@@ -322,8 +339,9 @@ def _websocket(data: bytes, rng: random.Random) -> Behaviour:
     assert fault == cut_fault
     if not fault:
         assert plain == cut_plain
-        assert list(whole.controls()) == list(parts.controls())
-    return bool(plain), fault, whole.closed
+        assert (whole.ping, whole.closed) == (parts.ping, parts.closed)
+    assert len(whole._held) < MOST_HELD
+    return bool(plain), fault, whole.closed is not None, whole.ping is not None
 
 
 JSON_TOKENS = [
@@ -451,5 +469,16 @@ TARGETS = [
         _guarded(websocket.decode_request),
         [websocket.encode_request("frps.test:7000", websocket.new_key())],
         [b"\r\n", b"Upgrade: websocket\r\n", b"Sec-WebSocket-Key: "],
+    ),
+    Target(
+        "websocket-answer",
+        _websocket_answer,
+        [
+            websocket.encode_response(WEBSOCKET_KEY),
+            websocket.encode_refusal(403, "no"),
+            b"HTTP/1.1 302 Found\r\nLocation: https://login.test/\r\nVia: 1.1 proxy\r\n\r\n",
+            b"\x15\x03\x03\x00\x02\x02\x70",
+        ],
+        [b"\r\n", b" 200 ", b" 407 ", b"HTTP/1.0", b"Server: \x1b[2J\r\n", b"Location: "],
     ),
 ]

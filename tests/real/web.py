@@ -52,11 +52,13 @@ class Site:
         name: Its domain, and what it says about itself.
         tls: With a certificate for that domain, and HTTP/2.
         told: The caller's address comes in a PROXY header.
+        frps: Port of an frp server whose websockets are passed on, 0 for none.
     """
 
     name: str
     tls: bool = False
     told: bool = False
+    frps: int = 0
     port: int = field(default_factory=free_port)
 
     def config(self, directory: Path) -> str:
@@ -67,6 +69,10 @@ class Site:
             lines += [f"ssl_certificate_key {directory}/{self.name}.key;"]
         if self.told:
             lines += [f"set_real_ip_from {HOST};", "real_ip_header proxy_protocol;"]
+        if self.frps:
+            lines += ["location /~!frp {", f"  proxy_pass http://{HOST}:{self.frps};"]
+            lines += ["  proxy_http_version 1.1;", "  proxy_set_header Upgrade $http_upgrade;"]
+            lines += ['  proxy_set_header Connection "upgrade";', "}"]
         more = "\n".join(f"    {line}" for line in lines)
         return _SERVER.format(host=HOST, port=self.port, options=options, name=self.name, more=more)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import itertools
 import json
@@ -79,6 +80,17 @@ def request(
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
+
+
+@functools.cache
+def trust(*protocols: str) -> ssl.SSLContext:
+    """The TLS of a caller who verifies nothing and offers these protocols."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    return context
 
 
 class Caller:
@@ -246,6 +258,11 @@ class Caller:
         while (line := await self.reader.readuntil(b"\r\n")) != b"\r\n":
             name, _, value = line[:-2].partition(b":")
             self.trailers.append((name.decode("latin-1"), value.strip().decode("latin-1")))
+
+    async def echoed(self, data: bytes) -> None:
+        """Send `data`, and read the same bytes back meanwhile."""
+        _, echoed = await asyncio.gather(self.send(data), self.exactly(len(data)))
+        assert hashlib.sha256(echoed).digest() == hashlib.sha256(data).digest()
 
     async def exactly(self, size: int) -> bytes:
         """`size` raw bytes, whatever they mean."""

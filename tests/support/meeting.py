@@ -12,6 +12,7 @@ from typing import Any
 from tests.support.ports import free_port
 from tests.support.processes import (
     HOST,
+    KINDS,
     LOGIN_DONE,
     Config,
     Kind,
@@ -23,7 +24,6 @@ from tests.support.processes import (
     tunnel,
 )
 
-KINDS: tuple[Kind, ...] = ("ours", "official")
 TRIPLES = list(itertools.product(KINDS, repeat=3))
 SECRET = "spec-secret"
 OWNER, GUEST = "alice", "bob"

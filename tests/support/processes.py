@@ -7,6 +7,7 @@ their files in a directory of the test and are ended by process id.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -30,6 +31,10 @@ from tests.support.waiting import PATIENCE_S, until
 Kind = Literal["ours", "official"]
 Role = Literal["server", "client"]
 Config = dict[str, Any]
+
+KINDS: tuple[Kind, ...] = ("ours", "official")
+# Which server and which client.
+PAIRS: list[tuple[Kind, Kind]] = list(itertools.product(KINDS, repeat=2))
 
 TOKEN = "a-test-token"
 HOST = "127.0.0.1"
@@ -389,6 +394,7 @@ async def tunnel(
     ready: bool = True,
     observed: bool = False,
     env: Mapping[str, str] | None = None,
+    unsafe: bool = False,
 ) -> AsyncIterator[Tunnel]:
     """Run a server and a client, and end both on leaving.
 
@@ -402,9 +408,11 @@ async def tunnel(
         ready: Wait until all is up.
         observed: Run both so that `Program.insides` works, and reconnect without delay.
         env: Additions to the environment of both.
+        unsafe: Let our programs run what their files name; the official ones cannot.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = server_config(server)
+    allowed = [["--allow-unsafe=TokenSourceExec"] if unsafe and k == "ours" else [] for k in kinds]
     pair = Tunnel(
         Program(kinds[0], "server", config, directory, name=f"server-{kinds[0]}"),
         Program(
@@ -420,11 +428,11 @@ async def tunnel(
         if observed:
             program.observe()
     try:
-        pair.server.start()
+        pair.server.start(*allowed[0])
         if ready:
             # A client that finds no listener would exit: `loginFailExit` is on by default.
             await pair.server_ready()
-        pair.client.start()
+        pair.client.start(*allowed[1])
         if ready:
             await pair.client_ready()
         yield pair

@@ -14,6 +14,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import cast
 
 from tests.support.ports import free_port
@@ -312,6 +313,23 @@ async def running(*backends: Backend) -> AsyncIterator[None]:
             await backend.stop()
     complaints = [text for backend in backends for text in backend.complaints]
     assert not complaints, "\n".join(complaints)
+
+
+@asynccontextmanager
+async def unix_echo(path: Path) -> AsyncIterator[None]:
+    """A service at a socket in the file system that sends everything back."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, path)
+    try:
+        yield
+    finally:
+        server.close()
 
 
 async def peer_left(pipe: Pipe, limit_s: float, what: str = "the backend to see the end") -> None:

@@ -13,8 +13,8 @@ from pyfrp.net.packets import PacketConn
 from pyfrp.net.scope import Scope
 from pyfrp.net.sockets import explain, is_numeric
 from pyfrp.wire.datagram import encode_packet, user_part
-from pyfrp.wire.framing import encode
 from pyfrp.wire.messages import Message, NewProxy, Ping, StartWorkConn, UDPPacket
+from pyfrp.wire.version import V1, Version
 
 if TYPE_CHECKING:
     from pyfrp.client.control import Control
@@ -47,6 +47,7 @@ class DatagramProxy(ClientProxy):
             self._packet_size,
             self.log,
             header_version=cfg.transport.proxy_protocol_version,
+            version=control.version,
         )
         control.bridges[relay] = None
         try:
@@ -99,16 +100,24 @@ class UdpRelay:
         packet_size: Most bytes of an answer that are carried.
         header_version: Of the PROXY header before a user's first datagram; empty for none. frp 0.65
             puts it before each, which services take for data; mended in frp 0.67.
+        version: How the messages on the work connection are written.
     """
 
     def __init__(
-        self, service: tuple[str, int], packet_size: int, log: Any, *, header_version: str = ""
+        self,
+        service: tuple[str, int],
+        packet_size: int,
+        log: Any,
+        *,
+        header_version: str = "",
+        version: Version = V1,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._service = service
         self._size = packet_size
         self._log = log
         self._header_version = header_version
+        self._version = version
         self._complaints = Complaints(log.warning)
         self._target: tuple[str, int] | None = None
         self._locals: dict[User | None, _Local] = {}
@@ -123,7 +132,9 @@ class UdpRelay:
             await self._look_up()
             if self._aborted:
                 return
-            conn = self._conn = PacketConn(work, early, on_message=self._from_server)
+            conn = self._conn = PacketConn(
+                work, early, on_message=self._from_server, version=self._version
+            )
             await self._tend(conn)
             self._log.debug(f"work connection of udp proxy ended: {conn.ended.result()}")
         finally:
@@ -160,7 +171,7 @@ class UdpRelay:
         while not conn.ended.done():
             now = clock()
             if now >= ping_at:
-                conn.send(encode(Ping()))
+                conn.send(self._version.encode(Ping()))
                 ping_at = now + PING_S
                 if not is_numeric(self._service[0]):
                     await self._look_up()
@@ -258,7 +269,7 @@ class UdpRelay:
         local.heard = self._loop.time()
         self._carried += len(data)
         try:
-            frame = encode_packet(data, local.part)
+            frame = encode_packet(data, local.part, self._version.frame)
         except LocalWireError as exc:
             self._complaints.tell("long", f"a datagram of the local service was dropped: {exc}")
             return

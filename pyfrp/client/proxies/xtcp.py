@@ -46,7 +46,7 @@ class XTCPProxy(ClientProxy):
         self, work: Endpoint, early: bytes, start: StartWorkConn, control: Control
     ) -> None:
         """Meet a visitor, and serve it until its tunnel ends; all in the time of the session."""
-        sid = await self._invited(work, early)
+        sid = await self._invited(MessageConn(work, early=early, version=control.version))
         if not sid:
             return
         if self._tunnels >= MAX_TUNNELS:
@@ -61,9 +61,8 @@ class XTCPProxy(ClientProxy):
         finally:
             self._tunnels -= 1
 
-    async def _invited(self, work: Endpoint, early: bytes) -> str:
+    async def _invited(self, conn: MessageConn) -> str:
         """Read which meeting a work connection invites to; empty if none."""
-        conn = MessageConn(work, early=early)
         try:
             async with asyncio.timeout(INVITE_S):
                 msg = await conn.read()
@@ -87,10 +86,7 @@ class XTCPProxy(ClientProxy):
             control.peer_options.stun_server,
             assisted=not self.cfg.nat_traversal.disable_assisted_addrs,
         )
-        self.log.info(
-            f"nathole prepare success, nat type: {ready.nat.kind}, behavior: {ready.nat.behavior}, "
-            f"addresses: {ready.mapped}, assistedAddresses: {ready.assisted}"
-        )
+        self.log.info(f"nathole prepare success, {ready}")
         transaction = os.urandom(13).hex()
         try:
             answer = await control.ask(

@@ -25,8 +25,9 @@ from pyfrp.wire.messages import (
 if TYPE_CHECKING:
     from pyfrp.config.visitors import VisitorBase
     from pyfrp.nathole.options import PeerOptions
-    from pyfrp.net.bridge import Bridge, Carried
+    from pyfrp.net.bridge import Carried
     from pyfrp.net.conn import MessageConn
+    from pyfrp.wire.version import Version
 
 ANSWER_S = 10.0  # For NewVisitorConnResp (frp `client/visitor/stcp.go`).
 
@@ -35,6 +36,7 @@ class Session(Protocol):
     """What a visitor may use of a login at the server."""
 
     run_id: str
+    version: Version
     bridges: dict[Carried, None]
     peer_options: PeerOptions
 
@@ -55,7 +57,7 @@ class Session(Protocol):
         """Let the visitor of this name serve a user; see `ClientVisitor.accept`."""
         ...
 
-    def bridge_closed(self, bridge: Bridge) -> None: ...
+    def bridge_closed(self, bridge: Carried) -> None: ...
 
 
 class ClientVisitor:

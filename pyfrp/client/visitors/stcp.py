@@ -6,7 +6,7 @@ import asyncio
 
 from pyfrp.client.visitors.base import ClientVisitor, Session
 from pyfrp.errors import DialError, LinkError, RefusedError, WireError
-from pyfrp.net.bridge import Bridge
+from pyfrp.net.bridge import join_user
 from pyfrp.net.endpoint import Endpoint, format_address, peer_address, tune
 from pyfrp.net.held import Held
 from pyfrp.net.listen import Listener, listen
@@ -68,17 +68,4 @@ class STCPVisitor(ClientVisitor):
         except BaseException:
             user.abort()
             raise
-        if user.is_closing():
-            visit.abort()
-            return
-        if not held.ended:
-            user.pause_reading()
-        bridge = Bridge(
-            user,
-            visit,
-            early=held.early,
-            far_early=early,
-            near_ended=held.ended,
-            on_close=session.bridge_closed,
-        )
-        session.bridges[bridge] = None
+        join_user(user, held, visit, early, session)

@@ -31,7 +31,9 @@ class SUDPVisitor(ClientVisitor):
             raise DialError(f"a sudp visitor needs a port: bindPort is {cfg.bind_port}")
         try:
             sock = await bind_udp(cfg.bind_addr, cfg.bind_port)
-            users = UserPort(sock, packet_size=self.packet_size, log=self.log)
+            users = UserPort(
+                sock, packet_size=self.packet_size, log=self.log, version=session.version
+            )
             await users.attach()
         except OSError as exc:
             raise DialError(bind_error(cfg.bind_addr, cfg.bind_port, exc, "udp")) from exc

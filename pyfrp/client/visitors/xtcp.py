@@ -151,10 +151,7 @@ class XTCPVisitor(STCPVisitor):
             session.peer_options.stun_server,
             assisted=not cfg.nat_traversal.disable_assisted_addrs,
         )
-        self.log.info(
-            f"nathole prepare success, nat type: {ready.nat.kind}, behavior: {ready.nat.behavior}, "
-            f"addresses: {ready.mapped}, assistedAddresses: {ready.assisted}"
-        )
+        self.log.info(f"nathole prepare success, {ready}")
         now = int(time.time())
         transaction = os.urandom(13).hex()
         try:

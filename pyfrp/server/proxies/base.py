@@ -15,11 +15,10 @@ from pyfrp.server.ports import PortManager
 from pyfrp.server.visitors import VisitorManager
 from pyfrp.server.workpool import WorkPool
 from pyfrp.wire.cfb import derive_key
-from pyfrp.wire.framing import encode
 from pyfrp.wire.messages import NewProxy, StartWorkConn
 
 if TYPE_CHECKING:
-    from pyfrp.net.bridge import Bridge
+    from pyfrp.net.bridge import Carried
     from pyfrp.net.limit import Limiter
     from pyfrp.vhost.frontend import HttpFrontend
     from pyfrp.vhost.https import HttpsMuxer
@@ -47,10 +46,10 @@ class Surroundings(Protocol):
     sub_domain_host: str
     token: str
     keepalive_s: float
-    bridges: dict[Bridge, None]
+    bridges: dict[Carried, None]
 
     def clock(self) -> float: ...
-    def bridge_closed(self, bridge: Bridge) -> None: ...
+    def bridge_closed(self, bridge: Carried) -> None: ...
 
 
 class ServerProxy:
@@ -170,7 +169,7 @@ class ServerProxy:
         while endpoint.is_closing():  # It ended between the pool and here.
             endpoint = await self._pool.take()
         endpoint.write(
-            encode(
+            self._pool.version.encode(
                 StartWorkConn(
                     proxy_name=self.name,
                     src_addr=source[0],

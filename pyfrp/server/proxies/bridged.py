@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Any, ClassVar
 
 from pyfrp.errors import LinkError
-from pyfrp.net.bridge import Bridge
+from pyfrp.net.bridge import Bridge, join_user
 from pyfrp.net.endpoint import Endpoint, format_address, local_address, peer_address, tune
 from pyfrp.net.held import Held
 from pyfrp.server.groups import Group, Open
@@ -102,17 +102,7 @@ class BridgedProxy(ServerProxy):
             if self._waiting.pop(user, None) is not None:
                 user.abort()
             raise
-        if self._waiting.pop(user, None) is None or user.is_closing():
+        if self._waiting.pop(user, None) is None:
             work.abort()
             return
-        if not held.ended:
-            user.pause_reading()
-        bridge = self.bridge_type(
-            user,
-            work,
-            early=held.early,
-            far_early=early,
-            near_ended=held.ended,
-            on_close=self.server.bridge_closed,
-        )
-        self.server.bridges[bridge] = None
+        join_user(user, held, work, early, self.server, self.bridge_type)

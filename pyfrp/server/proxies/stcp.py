@@ -5,6 +5,7 @@ from __future__ import annotations
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.held import Held
 from pyfrp.server.proxies.bridged import BridgedProxy
+from pyfrp.wire.version import Version
 
 
 class STCPProxy(BridgedProxy):
@@ -24,5 +25,5 @@ class STCPProxy(BridgedProxy):
         self.server.visitors.unlisten(self.name)
         super().close(lost=lost)
 
-    def _accept(self, visitor: Endpoint, early: bytes) -> None:
+    def _accept(self, visitor: Endpoint, early: bytes, version: Version) -> None:
         self.take_user(visitor, Held(early=early))

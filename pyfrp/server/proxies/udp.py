@@ -37,7 +37,9 @@ class UDPProxy(ServerProxy):
         except RefusedError as exc:
             raise RefusedError(f"acquire port {wanted} error: {exc}") from exc
         server.udp_ports.take(self.name, self._port)
-        users = self._users = UserPort(sock, packet_size=server.udp_packet_size, log=self.log)
+        users = self._users = UserPort(
+            sock, packet_size=server.udp_packet_size, log=self.log, version=self._pool.version
+        )
         try:
             await users.attach()
         except OSError as exc:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pyfrp.errors import LinkError
 from pyfrp.server.proxies.base import ServerProxy
-from pyfrp.wire.framing import encode
 from pyfrp.wire.messages import NatHoleSid
 
 
@@ -35,5 +34,5 @@ class XTCPProxy(ServerProxy):
             self.log.warning(str(exc))
             return
         # In the clear, whatever layers the proxy has: those are between the two clients.
-        work.write(encode(NatHoleSid(sid=sid)))
+        work.write(self._pool.version.encode(NatHoleSid(sid=sid)))
         work.close()

@@ -8,11 +8,12 @@ connections to the `LinkAcceptor`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from pyfrp.net.certs import ServerContext
 from pyfrp.net.endpoint import Endpoint
-from pyfrp.server.transports import tls
+from pyfrp.server.transports import tls, websocket
 from pyfrp.wire.sniff import Kind
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ Raises LinkError; the connection is closed then."""
 LAYERS: dict[Kind, Layer] = {
     Kind.TLS: tls.accept,
     Kind.TLS_AFTER_BYTE: tls.accept_after_byte,
+    Kind.WEBSOCKET: websocket.accept,
 }
 """By what their first bytes tell. None occurs twice in a connection."""
 
@@ -51,5 +53,22 @@ Raises:
     ConfigError: the port cannot be had.
 """
 
-LISTENERS: tuple[Listen, ...] = ()
+
+def _where(key: str, module: str) -> Listen:
+    """What listens by a module that is loaded only where the configuration has this key."""
+
+    async def listen(
+        cfg: ServerConfig, acceptor: LinkAcceptor, context: ServerContext
+    ) -> Listening | None:
+        if not getattr(cfg, key):
+            return None
+        return await cast(Listen, import_module(module).listen)(cfg, acceptor, context)
+
+    return listen
+
+
+LISTENERS: tuple[Listen, ...] = (
+    _where("kcp_bind_port", "pyfrp.server.transports.kcp"),
+    _where("quic_bind_port", "pyfrp.server.transports.quic"),
+)
 """The transports with ports of their own."""

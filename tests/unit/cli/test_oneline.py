@@ -63,11 +63,19 @@ def described(*argv: str) -> Any:
 def test_the_flags_of_the_client_set_its_keys(line: tuple[str, ...]) -> None:
     cfg = made(
         *(*line, *NEEDED[line[-1]], "-s", "h", "-P", "1", "-p", "quic", "-t", "tok", "-u", "me"),
-        *("--client-id", "c", "--tls_enable=false", "--tls_server_name", "n", "--dns_server", "r"),
+        *(
+            "--client-id",
+            "c",
+            "--tls_enable=false",
+            "--tls_server_name",
+            "n",
+            "--dns_server",
+            "::1",
+        ),
         *("--log_file", "f", "--log_level", "debug", "--log_max_days", "-7", "--disable_log_color"),
     )
     assert (cfg.server_addr, cfg.server_port, cfg.transport.protocol) == ("h", 1, "quic")
-    assert (cfg.auth.token, cfg.user, cfg.client_id, cfg.dns_server) == ("tok", "me", "c", "r")
+    assert (cfg.auth.token, cfg.user, cfg.client_id, cfg.dns_server) == ("tok", "me", "c", "::1")
     assert (cfg.transport.tls.enable, cfg.transport.tls.server_name) == (False, "n")
     assert (cfg.log.to, cfg.log.level, cfg.log.max_days) == ("f", "debug", -7)
     assert cfg.log.disable_print_color

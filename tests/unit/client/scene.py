@@ -45,6 +45,9 @@ class MemoryConnector:
     def heard(self) -> float:
         return self.when
 
+    async def settle(self) -> None:
+        pass
+
     async def close(self) -> None:
         self.closed += 1
 
@@ -77,7 +80,7 @@ class Session:
             MessageConn(self.near),
             self.connector,
             run_id="run-1",
-            auth=TokenAuth(TOKEN, frozenset(scopes)),
+            auth=settings.pop("auth", None) or TokenAuth(TOKEN, frozenset(scopes)),
             proxies=self.proxies,
             interval_s=settings.pop("interval_s", 0.0),
             timeout_s=settings.pop("timeout_s", 0.0),

@@ -13,7 +13,7 @@ from pyfrp.auth.token import auth_key
 from pyfrp.client import control as module
 from pyfrp.client.proxies import base
 from pyfrp.client.proxies.base import Phase
-from pyfrp.errors import DialError, IdleTimeout, LinkError, PeerClosed
+from pyfrp.errors import AuthError, DialError, IdleTimeout, LinkError, PeerClosed
 from pyfrp.net.held import Held
 from pyfrp.net.payload import wrap_payload
 from pyfrp.wire.cfb import derive_key
@@ -393,6 +393,55 @@ async def test_pings_carry_a_key_where_the_scope_asks_for_it():
     async with session(interval_s=30.0, scopes=["HeartBeats"]) as s:
         ping = await s.read()
         assert ping.privilege_key == auth_key(TOKEN, ping.timestamp)
+
+
+class Provided:
+    """What is shown to the server, as long as there is any."""
+
+    def __init__(self):
+        self.token = ""
+        self.asked = 0
+        self.refusals = 0
+
+    async def _show(self, now):
+        self.asked += 1
+        if not self.token:
+            raise AuthError("no token today")
+        return self.token, 0
+
+    login_fields = ping_fields = work_conn_fields = _show
+
+    def refused(self):
+        self.refusals += 1
+
+
+async def test_heartbeats_with_nothing_to_show_are_left_out_and_end_no_session(monkeypatch):
+    monkeypatch.setattr(module, "FIRST_RETRY_S", 0.01)
+    auth = Provided()
+    async with session(auth=auth, interval_s=0.05, timeout_s=0.08) as s:
+        await until(lambda: auth.asked > 6, "some attempts")
+        assert not s.task.done()
+        words = "error during ping authentication: no token today, skip sending ping message"
+        assert s.log.has(words, "warning")
+        auth.token = "today's"
+        assert await s.read() == Ping(privilege_key="today's")
+        assert "nothing came from the server" in str(await s.over())
+
+
+async def test_work_connections_with_nothing_to_show_are_not_brought():
+    auth = Provided()
+    async with session(auth=auth) as s:
+        s.server.write(ReqWorkConn())
+        await until(lambda: auth.asked, "the request to be met")
+        await turns()
+        assert s.connector.opened == []
+        assert s.log.has("error during NewWorkConn authentication: no token today", "warning")
+        auth.token = "today's"
+        conn = await s.request()
+        assert s.introduced.privilege_key == "today's"
+        assert auth.refusals == 0
+        conn.write(StartWorkConn(error="received different OIDC subject"))
+        await until(lambda: auth.refusals, "the refusal to be told")
 
 
 async def test_a_server_that_does_not_answer_is_left():

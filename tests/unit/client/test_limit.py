@@ -6,10 +6,13 @@ import asyncio
 
 import pytest
 
+from pyfrp.wire.framing import encode
 from pyfrp.wire.messages import StartWorkConn
+from tests.support.datagrams import EchoUdp
 from tests.support.services import EchoBackend, running
 from tests.support.waiting import until
 from tests.unit.client.scene import Session, session, tcp, udp
+from tests.unit.client.test_udp import packet, user
 from tests.unit.net.ends import MemoryEnd, Reader
 
 LIMIT = {"transport": {"bandwidthLimit": "50KB"}}
@@ -80,6 +83,25 @@ async def test_datagrams_are_limited_as_they_are_on_the_wire():
         end.write(b"u" + (9000).to_bytes(8, "big") + bytes(8000))
         await until(lambda: limiter._bucket._credit < 51_200 - 8000, "the bytes to be counted")
         end.abort()
+
+
+async def test_all_visitors_of_a_sudp_proxy_share_its_limit():
+    async with await EchoUdp().start() as echo:
+        table = {**udp("dns", echo.port, **LIMIT), "type": "sudp", "secretKey": "s"}
+        del table["remotePort"]
+        async with session(table) as s:
+            await s.accept("dns")
+            loop = asyncio.get_running_loop()
+            visitors = [await start(s, "dns") for _ in range(2)]
+            began = loop.time()
+            asked = encode(packet(bytes(1000), user())) * 12
+            for end, _ in visitors:
+                end.write(asked)
+            for end, reader in visitors:
+                # The answers name the user alike.
+                await reader.until_data(len(asked))
+                end.abort()
+            assert loop.time() - began >= (4 * len(asked) - 51_200) / 51_200 * 0.95
 
 
 async def test_a_session_that_ends_leaves_nobody_waiting():

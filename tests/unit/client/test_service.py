@@ -8,11 +8,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from pyfrp.auth import access, issuer
 from pyfrp.client import service as module
 from pyfrp.client.service import Client, LoginFailed
 from pyfrp.config import client_from_dict, server_from_dict
 from pyfrp.errors import ConfigError
 from pyfrp.server.service import Server
+from tests.support import identity
+from tests.support.identity import Provider, SigningKey
 from tests.support.ports import free_port
 from tests.support.waiting import until, within
 from tests.unit.client.test_control import service
@@ -334,3 +337,56 @@ async def test_a_stopped_server_takes_nobody_new(loop_kind):
         with socket.socket() as user:
             assert user.connect_ex(("127.0.0.1", port)) != 0
         assert server.controls == {}
+
+
+# -- identities ---------------------------------------------------------------------------------
+
+
+async def test_a_client_whose_provider_is_away_comes_in_when_it_is_back(loop_kind, quick):
+    port, provider = free_port(), Provider(free_port())
+    cfg = client_of(port, auth=provider.client(), loginFailExit=False)
+    async with serving(port, auth=provider.server()), running(cfg) as client:
+        words = (
+            "connect to server error: couldn't generate OIDC token for login: the token endpoint"
+        )
+        await until(lambda: quick.has(words, "warning"), "the failure")
+        async with identity.serving(provider):
+            await until(lambda: client.logins, "the login")
+
+
+async def test_a_provider_that_is_away_ends_a_client_that_may_fail(loop_kind):
+    cfg = client_of(free_port(), auth=Provider(free_port()).client())
+    async with running(cfg, ok=LoginFailed) as client:
+        with pytest.raises(LoginFailed, match="couldn't generate OIDC token for login"):
+            await within(asyncio.shield(client.task), 5, "the failure")
+
+
+async def test_a_kept_token_that_is_worth_nothing_any_more_is_replaced(monkeypatch, quick):
+    monkeypatch.setattr(access, "EARLY_S", 0.0)
+    monkeypatch.setattr(issuer, "AGAIN_S", 0.05)
+    port = free_port()
+    async with identity.serving(Provider(0)) as provider:
+        cfg = client_of(port, auth=provider.client(), loginFailExit=False)
+        async with running(cfg) as client:
+            async with serving(port, auth=provider.server()):
+                await until(lambda: client.logins, "the login")
+                assert provider.count("/token") == 1
+            # The provider loses its keys, as one that keeps them in memory does at a restart.
+            provider.key = SigningKey("key-1", which=1)
+            async with serving(port, auth=provider.server()):
+                await until(lambda: len(client.logins) > 1, "the second login")
+        words = "failed to verify signature: failed to verify id token signature"
+        assert quick.has(words, "error")
+
+
+async def test_a_client_that_is_stopped_while_it_logs_in_does_not_stay(loop_kind, quick):
+    port = free_port()
+    async with identity.serving(Provider(0)) as provider:
+        provider.hold.clear()
+        async with serving(port, auth=provider.server()):
+            cfg = client_of(port, auth=provider.client())
+            async with running(cfg) as client:
+                await until(lambda: provider.asked, "the client to ask for a token")
+                await client.stop(1.0)
+                provider.hold.set()
+                await within(asyncio.shield(client.task), 5, "the client to end")

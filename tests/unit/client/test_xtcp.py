@@ -179,6 +179,20 @@ async def test_a_user_reaches_the_service_past_the_server(protocol, layered):
         assert SECRET not in repr(guest.log.lines) + repr(owner.log.lines)
 
 
+async def test_all_streams_of_all_visitors_share_the_limit_of_the_proxy():
+    ports = [free_port(), free_port()]
+    visitors = [wanted(port, name=f"v{port}") for port in ports]
+    async with table(*visitors, transport={"bandwidthLimit": "50KB"}) as (t, _, _):
+        for port in ports:
+            await echoed(port, b"a")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.gather(*(echoed(port, bytes(8_000)) for port in ports * 2))
+        # Both ways; the server is not asked for anything but the two tunnels.
+        assert loop.time() - began >= (64_000 - 51_200) / 51_200 * 0.95
+        assert t.reports == [True, True]
+
+
 async def test_addresses_of_the_machine_are_told_unless_the_file_forbids_it():
     port = free_port()
     off = {"natTraversal": {"disableAssistedAddrs": True}}

@@ -81,6 +81,11 @@ SERVER: list[tuple[str, str]] = [
         ":1: bindPort and tcpmuxHTTPConnectPort are both 7000; give tcpmuxHTTPConnectPort a port",
     ),
     ("webServer.port = 99999", "webServer.port: port number 99999 must be in the range 0..65535"),
+    ("auth.method = 'oidc'", ":1: auth.oidc.issuer is required"),
+    (
+        "auth.method = 'oidc'\nauth.oidc.issuer = 'accounts.example'",
+        ":2: auth.oidc.issuer must be the http or https URL of the provider",
+    ),
     ("webServer.tls = {}", "tls.certFile must be specified when tls is enabled"),
     ("webServer.tls.certFile = 'x'", "tls.keyFile must be specified when tls is enabled"),
     (
@@ -251,7 +256,61 @@ CLIENT: list[tuple[str, str]] = [
     ),
     (
         "transport.protocol = 'udp'",
-        ":1: invalid transport.protocol, optional values are [tcp kcp quic websocket wss]",
+        ":1: invalid transport.protocol, optional values are [tcp kcp quic websocket wss auto]",
+    ),
+    # The way out.
+    (
+        "transport.protocol = 'auto'\ntransport.auto.ladder = ['tcp', 'wsss:443']",
+        ':2: transport.auto.ladder: unknown rung "wsss:443", did you mean "wss"?',
+    ),
+    (
+        "transport.auto.ladder = ['http']",
+        ':1: transport.auto.ladder: unknown rung "http"; it is one of tcp, wss, websocket, kcp, '
+        "quic, with :PORT and +proxy behind it where wanted",
+    ),
+    (
+        "transport.auto.ladder = ['tcp:70000']",
+        ':1: transport.auto.ladder: rung "tcp:70000": the port is not a number from 1 to 65535',
+    ),
+    (
+        "transport.auto.ladder = ['kcp:7000+proxy']",
+        'rung "kcp:7000+proxy": kcp is UDP, which these proxies do not carry',
+    ),
+    (
+        "transport.auto.ladder = ['wss+proxy', 'WSS+proxy']",
+        'transport.auto.ladder: "wss+proxy" stands there twice',
+    ),
+    (
+        "transport.auto.ladder = []",
+        ":1: transport.auto.ladder is empty; remove it for the usual one: tcp, wss, websocket, "
+        "tcp+proxy, wss+proxy, websocket+proxy",
+    ),
+    (
+        "transport.auto.rungTimeout = -1",
+        ":1: transport.auto.rungTimeout must be a number of seconds above 0",
+    ),
+    (
+        "dnsServer = 'dns.example.com'",
+        ':1: dnsServer: "dns.example.com" is no address; write the address of the server, with a '
+        "port if it is not 53: 192.0.2.53",
+    ),
+    ("dnsServer = '192.0.2.53:0'", ':1: dnsServer: "192.0.2.53:0" is no address; write'),
+    (
+        "transport.connectServerLocalIP = 'eth0'",
+        ':1: transport.connectServerLocalIP: "eth0" is no address; write an address of this',
+    ),
+    (
+        "transport.dialServerTimeout = -1",
+        ":1: transport.dialServerTimeout must be a number of seconds above 0",
+    ),
+    (
+        "transport.tls.pinnedSHA256 = ['AB:CD']",
+        ':1: transport.tls.pinnedSHA256: "AB:CD" is no SHA-256 fingerprint: write the 64 '
+        'hexadecimal digits that the server logs at start as "tls certificate"',
+    ),
+    (
+        f"transport.tls.enable = false\ntransport.tls.pinnedSHA256 = ['{'ab' * 32}']",
+        ":2: transport.tls.pinnedSHA256 has no effect without transport.tls.enable; without TLS",
     ),
     (
         "transport.wireProtocol = 'v3'",
@@ -277,6 +336,11 @@ CLIENT: list[tuple[str, str]] = [
     (
         "auth.method = 'oidc'\nauth.oidc = { clientID = 'x', tokenEndpointURL = 'ftp://x' }",
         "auth.oidc.tokenEndpointURL must use http or https",
+    ),
+    (
+        "auth.method = 'oidc'\nauth.oidc = { clientID = 'x', tokenEndpointURL = 'https://x/', "
+        "proxyURL = 'proxy:3128' }",
+        "auth.oidc.proxyURL must be an http, https, socks5 or socks5h URL",
     ),
     (
         "auth.method = 'oidc'\nauth.oidc.additionalEndpointParams.scope = 'x'",
@@ -361,28 +425,14 @@ def test_a_file_for_the_other_role_is_recognized(tmp_path: Path) -> None:
 
 
 UNSUPPORTED_SERVER = [
-    ("kcpBindPort = 1", "kcpBindPort"),
-    ("quicBindPort = 1", "quicBindPort"),
     ("sshTunnelGateway.bindPort = 1", "sshTunnelGateway.bindPort"),
     ("webServer.port = 1", "webServer.port"),
     ("enablePrometheus = true", "enablePrometheus"),
-    ("auth.method = 'oidc'", 'auth.method = "oidc"'),
     ("[[httpPlugins]]\nname = 'x'\nops = ['Login']", "httpPlugins"),
-    (
-        "auth.tokenSource = { type = 'exec', exec = { command = 'x' } }",
-        'auth.tokenSource.type = "exec"',
-    ),
 ]
-OIDC = "auth.oidc = { clientID = 'x', tokenEndpointURL = 'https://x/' }\n"
 UNSUPPORTED_CLIENT = [
-    ("clientID = 'x'", "clientID"),
-    ("transport.protocol = 'kcp'", 'transport.protocol = "kcp"'),
-    ("transport.protocol = 'wss'", 'transport.protocol = "wss"'),
-    ("transport.wireProtocol = 'v2'", 'transport.wireProtocol = "v2"'),
-    ("dnsServer = '1.1.1.1'", "dnsServer"),
     ("webServer.port = 7400", "webServer.port"),
     ("store.path = 'x'", "store.path"),
-    ("auth.method = 'oidc'\n" + OIDC, 'auth.method = "oidc"'),
     ("featureGates.VirtualNet = true", "featureGates.VirtualNet"),
     (
         "featureGates.VirtualNet = true\nvirtualNet.address = '10.0.0.1/24'",
@@ -440,6 +490,26 @@ def test_a_visitor_that_speaks_quic_needs_a_package(
     assert 'pip install "pyfrp-tunnel[quic]"' in str(caught.value)
     path.write_text(path.read_text() + "protocol = 'kcp'\n")
     check_supported(load_client(path))
+
+
+def test_a_link_over_quic_needs_a_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "frpc.toml", tmp_path / "frps.toml"
+    theirs.write_text("transport.protocol = 'quic'\n")
+    ours.write_text("quicBindPort = 1\n")
+    monkeypatch.setattr("pyfrp.config.support.find_spec", lambda name: name)
+    check_supported(load_client(theirs))
+    check_supported(load_server(ours))
+    monkeypatch.setattr("pyfrp.config.support.find_spec", lambda name: None)
+    for cfg, words in (
+        (load_client(theirs), 'transport.protocol = "quic" is'),
+        (load_server(ours), "quicBindPort is"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            check_supported(cfg)
+        assert f":1: {words} not available in this installation: " in str(caught.value)
+        assert 'pip install "pyfrp-tunnel[quic]"' in str(caught.value)
+    ours.write_text("quicBindPort = 0\n")
+    check_supported(load_server(ours))
 
 
 def test_an_unknown_feature_gate_is_refused_at_start_in_frps_words(tmp_path: Path) -> None:

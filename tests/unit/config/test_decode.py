@@ -80,9 +80,9 @@ def test_whole_floats_are_integers(value: float, number: int) -> None:
 
 
 def test_times_of_toml_are_text() -> None:
-    data = {"user": datetime.date(2020, 1, 1), "dnsServer": datetime.time(7, 32)}
+    data = {"user": datetime.date(2020, 1, 1), "natHoleStunServer": datetime.time(7, 32)}
     cfg = client_from_dict(data)
-    assert (cfg.user, cfg.dns_server) == ("2020-01-01", "07:32:00")
+    assert (cfg.user, cfg.nat_hole_stun_server) == ("2020-01-01", "07:32:00")
 
 
 def test_keys_of_maps_that_are_no_strings_become_text() -> None:

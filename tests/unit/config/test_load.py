@@ -294,6 +294,16 @@ def test_a_secret_proxy_without_a_secret_is_warned_about() -> None:
     assert warning.startswith("proxy s: secretKey is empty")
 
 
+def test_a_limit_that_the_server_cannot_keep_is_warned_about() -> None:
+    def table(name: str, mode: str) -> dict[str, Any]:
+        limit = {"bandwidthLimit": "1MB", "bandwidthLimitMode": mode}
+        return {"name": name, "type": "xtcp", "secretKey": "s", "localPort": 1, "transport": limit}
+
+    proxies = [table("a", "server"), table("b", "client")]
+    (warning,) = client_from_dict({"auth": {"token": "x"}, "proxies": proxies}).warnings
+    assert warning.startswith("proxy a: a bandwidthLimit of an xtcp proxy is kept by the client")
+
+
 def test_an_empty_port_range_is_warned_about() -> None:
     cfg = server_from_dict({"auth": {"token": "x"}, "allowPorts": [{"start": 5, "end": 4}]})
     (warning,) = cfg.warnings

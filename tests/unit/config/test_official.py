@@ -241,7 +241,7 @@ SERVER = [
     "[[httpPlugins]]\nname = 'a'\nops = ['login']",
     "serverAddr = 'x'",
     "auth.oidc.issuer = 'x'",
-    "auth.method = 'oidc'",
+    "auth.method = 'oidc'\nauth.oidc.issuer = 'https://x'",
     "transport.tls.force = 'x'",
     "transport.heartbeatTimeout = 0",
     "webServer.tls = {}",

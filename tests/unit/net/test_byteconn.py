@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
@@ -10,6 +11,7 @@ from pyfrp.errors import PeerClosed
 from pyfrp.net.byteconn import READ_AHEAD_BYTES, ByteConn
 from tests.support.waiting import until, within
 from tests.unit.net.ends import memory_pair, turns
+from tests.unit.net.mux_pair import mux_pair
 
 
 def made(**more):
@@ -26,6 +28,27 @@ async def test_bytes_are_read_in_order_and_the_rest_is_handed_on():
     assert (endpoint, rest, ours.paused) == (ours, b"ef", True)
     ours.abort()
     await turns()
+
+
+async def test_what_waited_goes_to_a_sink_before_what_the_endpoint_holds():
+    """A stream delivers what it holds at once when it may go on."""
+    block = random.Random(1).randbytes(2 * READ_AHEAD_BYTES)
+    async with mux_pair() as (a, b):
+        b.on_stream = lambda stream, _: stream.pause_reading()
+        stream, _ = a.open()
+        stream.write(block[:READ_AHEAD_BYTES])
+        near, _ = await b.accepted()
+        conn = ByteConn(near)
+        await until(lambda: len(conn.buffer) == READ_AHEAD_BYTES, "the buffer to fill")
+        stream.write(block[READ_AHEAD_BYTES:])
+        await turns()
+        assert len(conn.buffer) == READ_AHEAD_BYTES
+        got = bytearray()
+        conn.divert(got.extend)
+        await until(lambda: len(got) == len(block), "all of it")
+        assert got == block
+        conn.abort()
+        stream.abort()
 
 
 async def test_who_waits_for_bytes_is_told_of_the_end():

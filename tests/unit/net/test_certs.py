@@ -247,10 +247,6 @@ PAIRS = {
         lambda a: (damaged(a), a.pair("x")[1]),
         "holds a damaged certificate; check it with",
     ),
-    "certificate expired": (
-        lambda a: a.pair("old", days=(-20, -10)),
-        r"old\.crt: the certificate expired on \d{4}-\d\d-\d\d; renew it, or see that .* clock",
-    ),
     "key is a certificate": (
         lambda a: (a.pair("x")[0], a.pair("x")[0]),
         "holds no PEM private key",
@@ -293,7 +289,8 @@ CAS = {
     "damaged": (damaged, "holds a damaged certificate"),
     "expired": (
         lambda a: a.write("old", a.certificate(a.name, a.key, ca=True, days=(-9, -1))),
-        "old: the certificate expired on",
+        r"old: the certificate in .*old \(transport\.tls\.trustedCaFile\) expired on "
+        r"\d{4}-\d\d-\d\d, whoever verifies .*: renew it and restart, or see that this .* clock",
     ),
 }
 

@@ -23,10 +23,11 @@ class Wire:
         self.loss = loss
         self.dice = random.Random(1)
 
-    def send(self, data: bytes) -> None:
-        self.sent += 1
-        if self.far is not None and self.dice.random() >= self.loss:
-            asyncio.get_running_loop().call_soon(self.far.datagram_received, data)
+    def send_all(self, datagrams) -> None:
+        for data in datagrams:
+            self.sent += 1
+            if self.far is not None and self.dice.random() >= self.loss:
+                asyncio.get_running_loop().call_soon(self.far.datagrams_received, [data])
 
     def close(self) -> None:
         self.closed += 1
@@ -121,17 +122,17 @@ async def test_an_end_does_not_wait_for_a_peer_that_is_gone(monkeypatch):
         a.write(b"nobody hears it")
         a.close()
         assert await writer.until_lost() is None
-        a.datagram_received(b"late")
+        a.datagrams_received([b"late"])
 
 
-async def test_a_peer_whose_port_is_closed_is_gone_after_a_while(monkeypatch):
+async def test_a_peer_whose_port_is_closed_is_gone_after_a_while():
     async with linked(loss=1.0) as (a, _):
         writer = reading(a)
         error = ConnectionRefusedError("refused")
         a.error_received(error)
         await turns()
         assert writer.lost == []  # It may not have begun.
-        monkeypatch.setattr(kcp, "REFUSED_S", -1.0)
+        a._refused_s = 0.0
         a.error_received(OSError("no room"))
         assert writer.lost == []
         a.error_received(error)

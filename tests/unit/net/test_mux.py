@@ -568,19 +568,19 @@ async def test_no_timer_is_left_after_the_end():
         stream.write(b"x")
         await server.accepted()
         stream.close()
-        assert client.mux._timer is not None
+        assert client.mux._alarm.is_set
         client.mux.close()
-        assert client.mux._timer is None
+        assert not client.mux._alarm.is_set
 
 
 async def test_a_stream_that_lingers_is_looked_at_without_a_keepalive():
     async with mux_pair() as (client, server):
-        assert client.mux._timer is None
+        assert not client.mux._alarm.is_set
         stream, _ = client.open()
         stream.write(b"x")
         await server.accepted()
         stream.close()
-        assert client.mux._timer is not None
+        assert client.mux._alarm.is_set
 
 
 # -- with bridges -------------------------------------------------------------------------------

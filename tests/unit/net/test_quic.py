@@ -14,6 +14,7 @@ pytest.importorskip("aioquic", reason="QUIC is optional, and not installed here"
 from pyfrp.errors import HandshakeError, PeerClosed
 from pyfrp.net import quic
 from pyfrp.net.quic import WINDOW, QuicSession, QuicStream
+from pyfrp.net.quic_tls import peer_setup
 from tests.support.waiting import until, within
 from tests.unit.net.ends import Reader, turns
 
@@ -27,10 +28,11 @@ class Wire:
         self.loss = loss
         self.dice = random.Random(1)
 
-    def send(self, data: bytes) -> None:
-        assert len(data) <= quic.DATAGRAM
-        if self.far is not None and self.dice.random() >= self.loss:
-            asyncio.get_running_loop().call_soon(self.far.datagram_received, data)
+    def send_many(self, datagrams: list[tuple[bytes, quic.Address]]) -> None:
+        for data, _ in datagrams:
+            assert len(data) <= quic.DATAGRAM
+            if self.far is not None and self.dice.random() >= self.loss:
+                asyncio.get_running_loop().call_soon(self.far.datagram_received, data)
 
     def close(self) -> None:
         self.closed += 1
@@ -47,11 +49,14 @@ class Pair:
             QuicSession(
                 wire,
                 ("192.0.2.1", 4711),
+                setup=peer_setup(
+                    client=on_stream is None,
+                    name="192.0.2.1:4711",
+                    keepalive_s=keepalive_s,
+                    idle_s=30.0,
+                ),
                 info={"peername": ("192.0.2.1", 4711)},
-                client=on_stream is None,
                 on_stream=on_stream,
-                keepalive_s=keepalive_s,
-                idle_s=30.0,
                 report=lambda exc, what: self.errors.append(exc),
             )
             for wire, on_stream in zip(self.wires, (self.came.append, None), strict=True)
@@ -250,8 +255,10 @@ async def test_streams_that_nobody_wants_are_refused():
 async def test_a_quiet_connection_is_kept(monkeypatch):
     async with linked(keepalive_s=0.01) as pair:
         pinged = []
-        send = pair.wires[1].send
-        monkeypatch.setattr(pair.wires[1], "send", lambda data: (pinged.append(data), send(data)))
+        send = pair.wires[1].send_many
+        monkeypatch.setattr(
+            pair.wires[1], "send_many", lambda sent: (pinged.extend(sent), send(sent))
+        )
         pair.client._keepalive_s = 0.01  # A second is the least that may be set.
         pair.client._ping()
         await until(lambda: len(pinged) > 3, "pings")
@@ -283,7 +290,7 @@ async def test_a_peer_whose_port_is_closed_is_gone_after_a_while(monkeypatch):
 async def test_what_begins_no_connection_is_dropped(data):
     pair = Pair(1.0, 10.0)
     pair.server.datagram_received(data)
-    assert pair.server.connection is None
+    assert pair.server._connection is None
     pair.client.datagram_received(data)
     pair.client.close()
     pair.server.close()

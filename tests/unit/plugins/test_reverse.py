@@ -10,7 +10,7 @@ from pyfrp.errors import ConfigError
 from pyfrp.plugins import base, reverse
 from pyfrp.plugins.base import LogLimit
 from pyfrp.plugins.reverse import ReversePlugin
-from pyfrp.vhost import exchange
+from pyfrp.vhost import ends, exchange
 from tests.support.backends import Exchange, HttpBackend
 from tests.support.services import Pipe, ScriptBackend, running
 from tests.support.waiting import until
@@ -288,7 +288,8 @@ async def test_ambiguity_is_refused_and_goes_nowhere(data, status):
 
 
 async def test_slow_heads_and_idle_connections_end(monkeypatch):
-    monkeypatch.setattr(exchange, "HEAD_S", 0.05)
+    for module in (ends, exchange):
+        monkeypatch.setattr(module, "HEAD_S", 0.05)
     monkeypatch.setattr(reverse, "SWEEP_S", 0.02)
     p = made(1)
     async with user(p) as u:

@@ -153,10 +153,15 @@ class Peer:
 
 @dataclass
 class Work:
-    """The client's end of a work connection."""
+    """The client's end of a work connection.
+
+    Attributes:
+        refusal: What the server said when it did not want it.
+    """
 
     conn: MessageConn
     end: Any
+    refusal: str = ""
 
     async def start(self) -> tuple[StartWorkConn, Reader]:
         """Wait for its use; the message, and a reader of what follows."""
@@ -175,7 +180,8 @@ class Work:
         await turns()
         try:
             async with asyncio.timeout(0.05):
-                await self.conn.read()
+                while isinstance(msg := await self.conn.read(), StartWorkConn) and msg.error:
+                    self.refusal = msg.error
         except TimeoutError:
             return False
         except Exception:

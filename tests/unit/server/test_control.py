@@ -408,12 +408,13 @@ async def test_a_client_that_never_reads_is_dropped(monkeypatch):
 
 
 @both
-async def test_work_connections_of_nobody_are_closed_without_a_word(monkeypatch, settings):
+async def test_work_connections_of_nobody_are_told(monkeypatch, settings):
     async with office(monkeypatch, **settings) as o:
         peer = await o.login()
         peer.resp.run_id = "nobody"
         work = await peer.bring()
         assert await work.ended()
+        assert work.refusal == "no client control found for run id [nobody]"
         assert o.log.has("no client control found for run id [nobody]", "warning")
 
 
@@ -436,6 +437,7 @@ async def test_a_pool_that_is_full_closes_what_comes(monkeypatch, settings):
         works = [await peer.bring() for _ in range(13)]
         ended = [await work.ended() for work in works]
         assert ended == [False] * 11 + [True] * 2
+        assert works[-1].refusal == "work connection pool is full, discarding"
 
 
 async def test_a_work_connection_that_goes_on_talking_is_closed(monkeypatch):

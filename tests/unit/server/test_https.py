@@ -16,10 +16,11 @@ from tests.support.waiting import until, within
 from tests.unit.net.ends import RawPeer, Reader, memory_pair, turns
 from tests.unit.server.scene import DIRECT, Log, office
 from tests.unit.server.test_proxies import come
-from tests.unit.wire.hellos import hello
+from tests.unit.wire.hellos import alpn, hello
 
 HTTPS = {"vhostHTTPSPort": 8443}
 HELLO = hello("a.test")
+BROWSER = hello("a.test", alpn(b"h2", b"http/1.1"))
 both = pytest.mark.parametrize("settings", [{}, DIRECT], ids=["mux", "direct"])
 
 
@@ -170,6 +171,33 @@ async def test_connected_users_stay_when_their_proxy_is_closed_and_may_finish(mo
         await within(stopping, 5, "the stop")
 
 
+async def test_a_hello_for_no_proxy_and_without_protocols_is_a_clients(monkeypatch):
+    async with office(monkeypatch, **HTTPS) as o:
+        clients = []
+        o.server.https.on_client = lambda *what: clients.append(what)
+        peer = await o.login()
+        await propose(peer, "web", "a.test")
+        stranger = hello("frps.test")
+        _, far = user_of(o, stranger[:20])
+        far.write(stranger[20:])
+        await until(lambda: clients, "the client")
+        [(transport, early)] = clients
+        assert transport.paused
+        assert early == stranger
+        # With protocols, or with a name that somebody serves or served, it is a user's.
+        reader, _ = user_of(o, hello("frps.test", alpn(b"h2")))
+        await reader.until_ended()
+        assert reader.data == UNRECOGNIZED_NAME
+        user_of(o, HELLO)
+        await (await peer.bring()).start()
+        peer.conn.write(CloseProxy(proxy_name="web"))
+        await until(lambda: not o.server._proxies, "the proxy to close")
+        reader, _ = user_of(o, HELLO)
+        await reader.until_ended()
+        assert reader.data == UNRECOGNIZED_NAME
+        assert len(clients) == 1
+
+
 # -- listeners ----------------------------------------------------------------------------------
 
 
@@ -195,8 +223,15 @@ async def test_the_port_of_https_is_its_own_or_the_clients(monkeypatch, loop_kin
     try:
         assert log.has(f"https service listen on 127.0.0.1:{port}", "info")
         assert log.has("disableCustomTLSFirstByte = false", "info") == shared
-        assert await exchange(port, HELLO) == UNRECOGNIZED_NAME
-        if shared:
+        assert await exchange(port, BROWSER) == UNRECOGNIZED_NAME
+        if not shared:
+            assert await exchange(port, HELLO) == UNRECOGNIZED_NAME
+        else:
+            # A client of frp's offers no protocols, and is served without its first byte too.
+            link = await come(port)
+            await link.send(HELLO)
+            assert (await link.receive(7))[:7] != UNRECOGNIZED_NAME
+            link.close()
             answer = await exchange(port, b"GET / HTTP/1.0\r\nHost: a.test\r\n\r\n")
             assert answer.startswith(b"HTTP/1.1 404 ")
             # After frp's own first byte, TLS is the clients': no alert of an unknown name.

@@ -14,6 +14,8 @@ from tests.support.waiting import until, within
 from tests.unit.net.ends import Reader, turns
 from tests.unit.server.scene import DIRECT, TOKEN, office
 from tests.unit.server.test_proxies import HTTP, ask, come
+from tests.unit.server.test_visitors import answer as visited
+from tests.unit.server.test_visitors import inside, met, visit
 from tests.unit.vhost.scene import answer, get, split_answers
 
 SERVER = {"bandwidth_limit_mode": "server"}
@@ -91,6 +93,35 @@ async def test_users_of_a_proxy_share_its_limit_in_both_directions(monkeypatch, 
         for user, (end, _) in zip(users, ends, strict=True):
             user.close()
             end.abort()
+        await until(lambda: not o.server.bridges, "the bridges to close")
+
+
+@pytest.mark.parametrize("kind", ["stcp", "sudp"])
+@pytest.mark.parametrize("settings", [{}, DIRECT], ids=["mux", "direct"])
+async def test_visitors_of_a_secret_proxy_share_its_limit(monkeypatch, settings, kind):
+    limit = {"proxy_type": kind, "bandwidth_limit": "50KB", **SERVER}
+    async with (
+        office(monkeypatch, **settings) as o,
+        met(o, work=False, **limit) as (owner, guest),
+    ):
+        pairs = []
+        for _ in range(2):
+            work = await owner.bring()
+            conn, _ = visit(guest)
+            assert not await visited(conn)
+            assert isinstance(await within(work.conn.read(), 5, "the start"), StartWorkConn)
+            pairs.append((await inside(conn), await inside(work.conn)))
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        ((visitor, _), (_, service)), ((_, other), (work, _)) = pairs
+        visitor.write(bytes(40_000))
+        work.write(bytes(25_000))
+        await service.until_data(40_000)
+        await other.until_data(25_000)
+        assert loop.time() - began >= (65_000 - 51_200) / 51_200 * 0.95
+        for (near, _), (far, _) in pairs:
+            near.abort()
+            far.abort()
         await until(lambda: not o.server.bridges, "the bridges to close")
 
 

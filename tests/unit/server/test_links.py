@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pyfrp.errors import PeerClosed
+from pyfrp.errors import LinkError, PeerClosed
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.tls import upgrade
+from pyfrp.net.websocket import connect
 from pyfrp.server import links as module
 from pyfrp.server.links import Link, LinkAcceptor
 from pyfrp.wire.framing import encode
@@ -145,13 +146,102 @@ async def test_callers_of_the_vhost_are_handed_over_with_what_was_read():
     await door.close()
 
 
-async def test_frps_websocket_is_turned_away_in_words_for_the_log():
+LAYERED = {
+    "websocket": ("w", True),
+    "tls in websocket": ("wt", False),
+    "tls after a byte in websocket": ("w0t", False),
+    "wss": ("tw", False),
+    "wss after a byte": ("0tw", False),
+}
+
+
+async def wrapped(theirs, layers):
+    """Put layers on a connection, the outermost first: w websocket, t TLS, 0 frp's byte."""
+    for layer in layers:
+        theirs.pause_reading()
+        if layer == "w":
+            theirs = await within(connect(theirs, "frps.test"), 5, "the websocket")
+        elif layer == "t":
+            shake = upgrade(theirs, client_context(), server_side=False, server_name=NAME)
+            theirs = await within(shake, 5, "TLS")
+        else:
+            theirs.write(b"\x17")
+    return theirs
+
+
+@pytest.mark.parametrize("name", LAYERED)
+@pytest.mark.parametrize("force_tls", [False, True])
+@pytest.mark.parametrize("tcp_mux", [False, True])
+async def test_layers_come_off_in_either_order(name, force_tls, tcp_mux):
+    layers, in_the_clear = LAYERED[name]
+    door = Door(force_tls=force_tls, tcp_mux=tcp_mux)
+    end = await wrapped(door.accept(), layers)
+    side = None
+    if tcp_mux:
+        side = MuxSide(end)
+        side.start(client=True, keepalive_s=0)
+        stream = side.mux.open()
+        stream.hold()
+        conn = MessageConn(stream)
+    else:
+        conn = MessageConn(end)
+    conn.write(Login(run_id="x"))
+    if force_tls and in_the_clear:
+        with pytest.raises(LinkError):
+            await within(conn.read(), 5, "the end")
+        assert door.log.has("TLS is required")
+    else:
+        assert await within(conn.read(), 5, "the answer") == LoginResp(run_id="seen")
+        door.first[0][0].abort()
+    if side is not None:
+        side.mux.close()
+    end.abort()
+    await until(lambda: not door.acceptor._unknown, "the link to be forgotten")
+    await door.close()
+
+
+@pytest.mark.parametrize("layers", ["ww", "wtw", "twt", "tt", "wtt"])
+async def test_no_layer_comes_twice(layers):
     door = Door()
+
+    async def come():
+        await MessageConn(await wrapped(door.accept(), layers)).read()
+
+    with pytest.raises(LinkError):
+        await within(come(), 5, "the refusal")
+    await until(lambda: not door.acceptor._unknown, "the link to be forgotten")
+    assert door.first == []
+    await door.close()
+
+
+async def test_who_asks_wrongly_for_a_websocket_is_answered_in_http():
+    door = Door(http=True)
     theirs = door.accept()
     reader = theirs.get_protocol()
-    theirs.write(b"GET /~!frp HTTP/1.1\r\n")
-    await until(lambda: reader.lost, "the refusal")
-    assert door.log.has("websocket is not available")
+    theirs.write(b"GET /~!frp HTTP/1.1\r\nHost: x\r\n\r\n")
+    await until(lambda: reader.ends, "the refusal")
+    assert reader.data.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    theirs.close()
+    await until(lambda: not door.acceptor._unknown, "the link to be forgotten")
+    assert door.log.has("request without an upgrade to websocket", "debug")
+    await door.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x17", b"\x16\x03", b"GET /~!frp"])
+@pytest.mark.parametrize("layers", ["w", "t", "tw"])
+async def test_silence_within_a_layer_is_bounded(monkeypatch, layers, sent):
+    door = Door()
+    end = await wrapped(door.accept(), layers)
+    monkeypatch.setattr(module, "HANDSHAKE_S", 0.05)
+    if sent:
+        end.write(sent)
+    door.acceptor._timer.cancel()
+    for waiting in door.acceptor._unknown:
+        door.acceptor._unknown[waiting] = 0.0
+    door.acceptor._expire()
+    await until(lambda: not door.acceptor._unknown, "the link to be forgotten")
+    end.abort()
+    assert door.first == []
     await door.close()
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from pyfrp.errors import IdleTimeout
 from pyfrp.vhost.departure import PROBE
-from pyfrp.vhost.exchange import LINGER_S
 from pyfrp.vhost.replay import LIMIT, WITHIN_S
+from pyfrp.vhost.stages import LINGER_S
 from tests.unit.vhost.scene import (
     ADDRESS,
     CHUNKED,

@@ -10,7 +10,7 @@ import pytest
 
 from pyfrp.errors import IdleTimeout
 from pyfrp.vhost.departure import LOOK_S, LOOKS, PROBE
-from pyfrp.vhost.exchange import HEAD_S, LINGER_S, READ_AHEAD
+from pyfrp.vhost.stages import BODY_S, HEAD_S, LINGER_S, READ_AHEAD
 from tests.support.waiting import within
 from tests.unit.vhost.scene import (
     CHUNKED,
@@ -110,6 +110,65 @@ async def test_a_head_that_trickles_in_is_refused_in_time():
         assert caller.closed
 
 
+UPLOAD = post(bytes(1000))
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["fresh", "kept"])
+async def test_an_upload_that_stalls_is_refused_and_frees_the_work_connection(kept):
+    async with vhost() as v:
+        if kept:
+            await v.ask(get())
+            v.service.feed(answer(b"1"))
+        caller = await v.ask(UPLOAD[:-500])
+        v.advance(BODY_S)
+        assert caller.sent == b""  # Its head came with bytes of the body.
+        v.advance(BODY_S)
+        assert split_answers(caller.sent)[0][0] == 408
+        assert v.service.aborted
+        await turns()
+        assert caller.closed
+        assert v.log.lines[-1]["stage"] == "request body"
+
+
+async def test_an_upload_may_be_as_slow_as_it_likes():
+    async with vhost() as v:
+        caller = await v.ask(UPLOAD[:-20])
+        for at in range(20, 0, -1):
+            v.advance(BODY_S - 1)
+            caller.feed(UPLOAD[-at : len(UPLOAD) - at + 1])
+        # From here on the service has the time.
+        v.advance(10 * BODY_S)
+        v.service.feed(answer(b"thanks"))
+        assert split_answers(caller.sent) == [(200, b"thanks")]
+
+
+async def test_a_caller_who_is_made_to_wait_does_not_stall():
+    async with vhost() as v:
+        caller = await v.ask(UPLOAD[:-500])
+        v.service.protocol.pause_writing()
+        assert not caller.reading
+        for _ in range(5):
+            v.advance(BODY_S)
+        assert caller.sent == b""
+        v.service.protocol.resume_writing()
+        caller.feed(UPLOAD[-500:])
+        v.service.feed(answer(b"thanks"))
+        assert split_answers(caller.sent) == [(200, b"thanks")]
+
+
+async def test_an_upload_may_pause_for_good_once_its_answer_has_begun():
+    async with vhost() as v:
+        caller = await v.ask(UPLOAD[:-500])
+        v.service.feed(CHUNKED + chunk(b"listening"))
+        for _ in range(5):
+            v.advance(BODY_S)
+        assert not caller.closed
+        assert b"listening" in caller.take()
+        caller.feed(UPLOAD[-500:])
+        v.service.feed(b"0\r\n\r\n")
+        assert caller.sent.endswith(b"0\r\n\r\n")
+
+
 # -- deadlines of the service -------------------------------------------------------------------
 
 
@@ -135,7 +194,7 @@ async def test_with_a_limit_a_silent_service_is_a_504():
 async def test_the_limit_counts_from_the_end_of_the_request_to_the_head_of_the_answer():
     async with vhost(header_timeout_s=30) as v:
         caller = await v.ask(post(b"").replace(b": 0", b": 4"))
-        v.advance(1000)
+        v.advance(BODY_S - 1)
         caller.feed(b"body")
         v.advance(29)
         v.service.feed(CHUNKED)

@@ -46,9 +46,13 @@ def records(handshake: bytes, size: int = 1 << 14) -> bytes:
     return b"".join(b"\x16\x03\x01" + vector(2, piece) for piece in pieces)
 
 
-def hello(name: str | bytes) -> bytes:
-    """A plain hello for a name."""
-    return records(message(body(extension(10, b"\x00\x02\x00\x1d"), sni(name))))
+def alpn(*protocols: bytes) -> bytes:
+    return extension(16, vector(2, b"".join(vector(1, name) for name in protocols)))
+
+
+def hello(name: str | bytes, *more: bytes) -> bytes:
+    """A plain hello for a name; `more` are extensions."""
+    return records(message(body(extension(10, b"\x00\x02\x00\x1d"), sni(name), *more)))
 
 
 def library_hello(name: str | None, version: ssl.TLSVersion | None = None) -> bytes:

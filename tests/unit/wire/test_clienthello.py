@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyfrp.errors import BadHello
-from pyfrp.wire.clienthello import MAX_HELLO_BYTES, MAX_NAME_BYTES, HelloReader
+from pyfrp.wire.clienthello import MAX_HELLO_BYTES, MAX_NAME_BYTES, ClientHello, HelloReader
 from tests.unit.wire.hellos import (
+    alpn,
     body,
     extension,
     hello,
@@ -34,7 +35,7 @@ def read(pieces: list[bytes]) -> str | None:
         found = reader.feed(piece)
         if found is not None:
             assert reader.raw == b"".join(pieces[: number + 1])
-            return found
+            return found.name
     assert reader.raw == b"".join(pieces)
     return None
 
@@ -66,6 +67,21 @@ def test_a_real_hello_is_complete_with_its_last_byte():
     assert read([whole]) == "a.test"
 
 
+@pytest.mark.parametrize(
+    ("data", "offers"),
+    [
+        (library_hello("a.test"), True),
+        (hello("a.test", alpn(b"h2")), True),
+        (hello("a.test"), False),
+        (records(message(body(listed=False))), False),
+    ],
+)
+def test_whether_protocols_are_offered_is_told(data, offers):
+    found = HelloReader().feed(data)
+    assert found is not None
+    assert found.alpn is offers
+
+
 @three_ways
 def test_a_hello_may_be_cut_into_records(cut):
     whole = message(body(sni("a.test")))
@@ -75,7 +91,8 @@ def test_a_hello_may_be_cut_into_records(cut):
 
 def test_what_follows_a_hello_is_kept():
     reader = HelloReader()
-    assert reader.feed(hello("a.test") + b"\x14\x03\x03early data" + bytes(100_000)) == "a.test"
+    found = reader.feed(hello("a.test") + b"\x14\x03\x03early data" + bytes(100_000))
+    assert found == ClientHello("a.test")
     assert len(reader.raw) > 100_000
 
 

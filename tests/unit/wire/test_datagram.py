@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyfrp.errors import LocalWireError
-from pyfrp.wire import datagram
+from pyfrp.wire import datagram, v2
 from pyfrp.wire.datagram import encode_packet, user_part
 from pyfrp.wire.framing import MAX_BODY, FrameDecoder, encode
 from pyfrp.wire.messages import UDPAddr, UDPPacket
@@ -46,6 +46,13 @@ def _body(size: int) -> bytes:
     return datagram.encode_body(
         UDPPacket(content=bytes(size), remote_addr=UDPAddr(ip=USER[0], port=USER[1]))
     )
+
+
+@given(st.binary(max_size=300) | st.just(bytes(49_000)))
+def test_version_2_carries_longer_datagrams_in_the_same_words(content):
+    frame = encode_packet(content, user_part(*USER), v2.frame)
+    msg = UDPPacket(content=content, remote_addr=UDPAddr(ip=USER[0], port=USER[1]))
+    assert frame == v2.encode(msg)
 
 
 def test_a_flood_of_addresses_takes_no_memory():

@@ -9,8 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyfrp.wire import kcp
-from pyfrp.wire.kcp import ACK, ASK_WINDOW, MAX_SEGMENT_DATA, PUSH, TELL_WINDOW, Segment
-from pyfrp.wire.kcp_session import MAX_DATAGRAM, KcpSession
+from pyfrp.wire.kcp import (
+    ACK,
+    ASK_WINDOW,
+    MAX_DATAGRAM,
+    MAX_SEGMENT_DATA,
+    PUSH,
+    TELL_WINDOW,
+    Segment,
+)
+from pyfrp.wire.kcp_session import LEAST_ROOM, KcpSession
 
 CONV = 1
 DELAY_S = 0.01
@@ -25,7 +33,9 @@ class Net:
         self.loss, self.twice, self.jitter, self.room = loss, twice, jitter, room
         self.got = [bytearray(), bytearray()]
         self.ends = [
-            KcpSession(CONV, on_data=self.got[side].extend, now=0.0, window=window)
+            KcpSession(
+                CONV, on_data=self.got[side].extend, now=0.0, window=window, send_window=window
+            )
             for side in (0, 1)
         ]
         self.on_way: list[tuple[float, int, int, bytes]] = []
@@ -56,7 +66,7 @@ class Net:
             due = sorted(item for item in self.on_way if item[0] <= self.now)
             self.on_way = [item for item in self.on_way if item[0] > self.now]
             for _, _, side, datagram in due:
-                self.ends[side].feed(datagram, self.now)
+                self.ends[side].feed([datagram], self.now)
             for end in self.ends:
                 when = end.deadline()
                 if when is not None and when <= self.now:
@@ -135,7 +145,7 @@ def test_a_reader_that_stops_bounds_the_sender_and_is_asked():
     feed = net.ends[1].feed
 
     def watched(datagram, now):
-        asked.extend(s for s in segments([datagram]) if s.cmd == ASK_WINDOW)
+        asked.extend(s for s in segments(datagram) if s.cmd == ASK_WINDOW)
         feed(datagram, now)
 
     net.ends[1].feed = watched
@@ -162,7 +172,7 @@ def test_a_reader_may_stop_while_it_is_given_bytes():
 def test_a_question_for_the_window_is_answered():
     end = KcpSession(CONV, on_data=print, now=0.0, window=50)
     ask = kcp.encode_data(0, kcp.encode_segments([Segment(CONV, ASK_WINDOW, wnd=9)]))
-    end.feed(ask, 0.0)
+    end.feed([ask], 0.0)
     (told,) = segments(end.take_output(0.0))
     assert (told.cmd, told.wnd) == (TELL_WINDOW, 50)
 
@@ -175,7 +185,7 @@ def test_what_was_overtaken_twice_is_sent_again_before_its_time():
 
     def acknowledge(number):
         ack = Segment(CONV, ACK, wnd=99, ts=sent[number].ts, sn=number)
-        end.feed(kcp.encode_data(0, kcp.encode_segments([ack])), 0.01)
+        end.feed([kcp.encode_data(0, kcp.encode_segments([ack]))], 0.01)
         return [s.sn for s in segments(end.take_output(0.01)) if s.cmd == PUSH]
 
     assert acknowledge(1) == []
@@ -214,7 +224,7 @@ def test_repetitions_wait_longer_each_time():
 def test_what_makes_no_sense_is_ignored(datagram):
     got = []
     end = KcpSession(CONV, on_data=got.append, now=0.0)
-    end.feed(datagram, 0.0)
+    end.feed([datagram], 0.0)
     assert got == []
     assert end.take_output(0.0) == []
 
@@ -222,7 +232,7 @@ def test_what_makes_no_sense_is_ignored(datagram):
 def test_datagrams_without_a_header_are_understood():
     got = []
     end = KcpSession(CONV, on_data=got.append, now=0.0)
-    end.feed(kcp.encode_segments([Segment(CONV, PUSH, data=b"plain")]), 0.0)
+    end.feed([kcp.encode_segments([Segment(CONV, PUSH, data=b"plain")])], 0.0)
     assert got == [b"plain"]
 
 
@@ -230,7 +240,7 @@ def test_numbers_go_on_past_32_bits():
     net = Net(loss=0.2, seed=5)
     start = 2**32 - 3
     for end in net.ends:
-        end._next = end._wanted = start
+        end._next = end._first = end._wanted = start
     data = bytes(range(256)) * 100
     net.ends[0].write(data)
     net.run(60.0)
@@ -255,12 +265,129 @@ def test_numbers_go_on_past_32_bits():
     )
 )
 def test_no_datagram_breaks_a_session(datagrams):
-    end = KcpSession(CONV, on_data=lambda data: None, now=0.0, window=16)
+    end = KcpSession(CONV, on_data=lambda data: None, now=0.0, window=16, send_window=16)
     end.write(bytes(5000))
     for number, datagram in enumerate(datagrams):
         now = number / 100
-        end.feed(datagram, now)
+        end.feed([datagram], now)
         end.take_output(now)
         end.wake(now)
         assert len(end._early) + len(end._ready) <= 16
         assert len(end._sent) <= 16
+
+
+def test_an_end_is_told_behind_what_was_written():
+    net = Net()
+    near, far = net.ends
+    far.hold()
+    near.write(b"last words")
+    near.finish()
+    net.run(1.0)
+    assert not far.ended  # There is something to read.
+    far.release()
+    assert net.got[1] == b"last words"
+    assert far.ended
+    assert not far.reset
+
+
+def test_an_end_waits_for_what_was_lost():
+    end = KcpSession(CONV, on_data=print, now=0.0)
+    other = KcpSession(CONV, on_data=lambda data: None, now=0.0)
+    end.write(bytes(2 * MAX_SEGMENT_DATA))
+    end.finish()
+    first, *rest = end.take_output(0.0)
+    other.feed(rest, 0.0)
+    assert not other.ended
+    other.feed([first], 0.0)
+    assert other.ended
+
+
+def test_a_farewell_ends_at_once():
+    end = KcpSession(CONV, on_data=print, now=0.0)
+    end.feed([KcpSession(CONV, on_data=print, now=0.0).farewell()], 0.0)
+    assert end.reset
+    other = KcpSession(CONV + 1, on_data=print, now=0.0)
+    other.feed([end.farewell()], 0.0)
+    assert not other.reset
+
+
+def test_only_who_reads_our_clock_is_proven():
+    end = KcpSession(CONV, on_data=print, now=0.0, skew=0x9ABCDEF0)
+    end.write(b"x")
+    (sent,) = segments(end.take_output(5.0))
+    assert sent.ts == 0x9ABCDEF0 + 5000
+    forged = Segment(CONV, ACK, wnd=9, ts=5000, sn=0)
+    end.feed([kcp.encode_data(0, kcp.encode_segments([forged]))], 5.1)
+    assert not end.proven
+    end.write(b"y")
+    (sent,) = segments(end.take_output(5.2))
+    real = Segment(CONV, ACK, wnd=9, ts=sent.ts, sn=1)
+    end.feed([kcp.encode_data(1, kcp.encode_segments([real]))], 5.3)
+    assert end.proven
+
+
+def test_a_peer_earns_room_by_what_it_brings():
+    got = bytearray()
+    end = KcpSession(CONV, on_data=got.extend, now=0.0)
+
+    def push(number):
+        segment = Segment(CONV, PUSH, sn=number, data=b"x")
+        end.feed([kcp.encode_data(number, kcp.encode_segments([segment]))], 0.0)
+
+    for number in range(1, 100):
+        push(number)
+    assert len(end._early) == LEAST_ROOM - 1
+    push(0)
+    assert len(got) == LEAST_ROOM
+    for number in range(LEAST_ROOM + 1, 200):
+        push(number)
+    assert len(end._early) == 2 * LEAST_ROOM - 1
+    end.hold()
+    push(LEAST_ROOM)
+    assert len(end._ready) == 2 * LEAST_ROOM
+    for number in range(3 * LEAST_ROOM, 300):
+        push(number)
+    assert len(end._ready) + len(end._early) <= 2 * LEAST_ROOM
+
+
+def test_a_stale_datagram_does_not_close_the_window():
+    end = KcpSession(CONV, on_data=print, now=0.0)
+    end.write(bytes(3 * MAX_SEGMENT_DATA))
+    end.take_output(0.0)
+    fresh = Segment(CONV, ACK, wnd=100, sn=2, una=3)
+    stale = Segment(CONV, ACK, wnd=0, sn=0, una=1)
+    for segment in (fresh, stale):
+        end.feed([kcp.encode_data(0, kcp.encode_segments([segment]))], 0.0)
+    assert end._far_window == 100
+
+
+def test_what_was_sent_again_is_not_overtaken_by_what_left_before_it():
+    end = KcpSession(CONV, on_data=print, now=0.0)
+    end.write(bytes(10 * MAX_SEGMENT_DATA))
+    sent = segments(end.take_output(0.0))
+    again = []
+    for number in range(1, 10):
+        ack = Segment(CONV, ACK, wnd=99, ts=sent[number].ts, sn=number)
+        end.feed([kcp.encode_data(0, kcp.encode_segments([ack]))], 0.1 + number / 100)
+        pushes = segments(end.take_output(0.1 + number / 100))
+        again += [s.sn for s in pushes if s.cmd == PUSH]
+    assert again == [0]
+
+
+def test_a_peer_that_forgot_us_is_asked_twice():
+    end = KcpSession(CONV, on_data=print, now=0.0)
+    end.write(b"x")
+    end.take_output(0.0)
+
+    def told(una):
+        tell = Segment(CONV, TELL_WINDOW, wnd=99, una=una)
+        end.feed([kcp.encode_data(0, kcp.encode_segments([tell]))], 0.0)
+        return [s.cmd for s in segments(end.take_output(0.0))]
+
+    assert told(1) == []
+    assert told(0) == [ASK_WINDOW]  # It may have come late.
+    assert told(1) == []
+    assert told(0) == [ASK_WINDOW]
+    assert not end.reset
+    told(0)
+    assert end.reset

@@ -16,6 +16,7 @@ from pyfrp.errors import (
 from pyfrp.wire import framing, v2
 from pyfrp.wire import messages as m
 from pyfrp.wire.gojson import decode_body, encode_body
+from pyfrp.wire.version import Hello
 from tests.unit.wire.pieces import cut_at, places, three_ways
 
 RANDOM = bytes(range(32))
@@ -94,6 +95,59 @@ def test_payload_of_the_largest_size_passes_and_one_more_byte_does_not():
     assert read_all([v2.encode_frame(16, bytes(65536))])[0] == [(16, bytes(65536))]
     with pytest.raises(LocalWireError, match="65537 bytes"):
         v2.encode_frame(16, bytes(65537))
+
+
+def test_hello_beyond_its_limit_is_refused_by_its_header():
+    assert read_all([v2.encode_frame(1, bytes(v2.MAX_HELLO))])[0] == [(1, bytes(v2.MAX_HELLO))]
+    for kind in (v2.CLIENT_HELLO, v2.SERVER_HELLO):
+        with pytest.raises(FrameTooLarge, match=f"payload of {v2.MAX_HELLO + 1} bytes"):
+            read_all([struct.pack(">HHI", kind, 0, v2.MAX_HELLO + 1)])
+
+
+def test_message_of_the_largest_size_passes_and_one_more_byte_does_not():
+    spare = v2.MAX_PAYLOAD - 2 - len(encode_body(m.Ping(privilege_key="x"))) + 1
+    msg = m.Ping(privilege_key="x" * spare)
+    assert len(v2.encode(msg)) == 8 + v2.MAX_PAYLOAD
+    assert messages([v2.encode(msg)]) == [msg]
+    msg.privilege_key += "x"
+    with pytest.raises(LocalWireError, match=r"Ping of 65535 bytes: .* at most 65534"):
+        v2.encode(msg)
+
+
+# --- messages and hellos in one stream ---------------------------------------------------------
+
+GREETING = Hello(kind=v2.CLIENT_HELLO, payload=b"any bytes")
+
+
+def messages(pieces):
+    decoder, found = v2.MessageDecoder(), []
+    for piece in pieces:
+        decoder.feed(piece)
+        while (msg := decoder.next()) is not None:
+            found.append(msg)
+    assert decoder.leftover() == b""
+    return found
+
+
+@three_ways
+def test_hello_and_messages_are_read_in_order(cut):
+    sent = [GREETING, m.Login(user="a"), m.Ping(), m.NewProxy(proxy_name="p")]
+    assert messages(cut(b"".join(map(v2.encode, sent)))) == sent
+
+
+def test_a_hello_comes_first_or_never():
+    for first in (GREETING, m.Ping()):
+        with pytest.raises(BadMessage, match=r"^a hello where a message should be$"):
+            messages([v2.encode(first), v2.encode(GREETING)])
+
+
+def test_a_message_that_is_none_uses_up_the_place_of_the_hello():
+    decoder = v2.MessageDecoder()
+    decoder.feed(v2.encode_frame(v2.MESSAGE, b"\0\0{}") + v2.encode(GREETING))
+    with pytest.raises(BadMessage, match="unknown message id 0"):
+        decoder.next()
+    with pytest.raises(BadMessage, match="a hello where"):
+        decoder.next()
 
 
 # --- hellos ------------------------------------------------------------------------------------

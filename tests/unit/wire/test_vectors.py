@@ -25,6 +25,7 @@ from pyfrp.wire import (
 )
 from pyfrp.wire import messages as m
 from pyfrp.wire.gojson import decode_body, encode_body
+from pyfrp.wire.version import MAGIC
 from tests.vectors.load import vectors
 
 Vector = dict[str, Any]
@@ -358,10 +359,10 @@ def _proxy_protocol(vector):
 def _v2_control(vector):
     client, server = (vector[f"{side}_hello_payload"].encode() for side in ("client", "server"))
     clear = {side: bytes.fromhex(vector[f"{side}_clear_hex"]) for side in ("c2s", "s2c")}
-    assert v2.MAGIC.hex() == vector["magic"]
-    assert clear["c2s"].startswith(v2.MAGIC)
+    assert MAGIC.hex() == vector["magic"]
+    assert clear["c2s"].startswith(MAGIC)
 
-    frames = same_v2_frames(clear["c2s"].removeprefix(v2.MAGIC))
+    frames = same_v2_frames(clear["c2s"].removeprefix(MAGIC))
     assert frames[0] == (v2.CLIENT_HELLO, client)
     assert isinstance(login := v2.decode_message(frames[1][1]), m.Login)
     assert key_matches(vector["token"], login.timestamp, login.privilege_key)
@@ -421,8 +422,8 @@ def _v2_key(vector):
 @check("v2_work_conn")
 def _v2_work(vector):
     out = bytes.fromhex(vector["c2s_hex"])
-    assert out.startswith(v2.MAGIC)
-    ((_, payload),) = same_v2_frames(out.removeprefix(v2.MAGIC))
+    assert out.startswith(MAGIC)
+    ((_, payload),) = same_v2_frames(out.removeprefix(MAGIC))
     assert v2.decode_message(payload) == m.NewWorkConn(run_id="0123456789abcdef")
     ((_, payload),) = same_v2_frames(bytes.fromhex(vector["s2c_hex"]))
     assert isinstance(v2.decode_message(payload), m.StartWorkConn)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyfrp.errors import MuxError
 from pyfrp.wire.yamux import (
@@ -12,6 +14,7 @@ from pyfrp.wire.yamux import (
     FIN,
     INITIAL_WINDOW,
     MAX_WINDOW,
+    RECORD,
     SLICE,
     SYN,
     WINDOW_BUDGET,
@@ -25,6 +28,7 @@ from tests.unit.wire.yamux_pair import (
     credit,
     data_frame,
     exchange,
+    frames_of,
     linked,
     open_pair,
     pattern,
@@ -43,6 +47,54 @@ def send(near, far, stream, size, *, chunk=32 * KIB):
     for at in range(0, size, chunk):
         stream.write(pattern(stream.id, start + at, min(chunk, size - at)))
         exchange(near, far)
+
+
+# -- views and pieces ---------------------------------------------------------------------------
+
+
+@given(sizes=st.lists(st.sampled_from([1, 12, 4096, 40_000, 70_000]), min_size=1, max_size=6))
+@settings(max_examples=40)
+def test_views_are_read_like_bytes_and_not_kept(sizes):
+    far = Side(client=False, clock=Clock())
+    far.feed(syn(1) + syn(3))
+    wire = b"".join(
+        data_frame(number, pattern(number, 0, size))
+        for number, size in zip([1, 3] * 3, sizes, strict=False)
+    )
+    buffer = bytearray(50_000)
+    for at in range(0, len(wire), len(buffer)):
+        piece = wire[at : at + len(buffer)]
+        buffer[: len(piece)] = piece
+        far.feed(memoryview(buffer)[: len(piece)])
+        buffer[:] = bytes(len(buffer))
+    for number, of_it in ((1, sizes[::2]), (3, sizes[1::2])):
+        expected = b"".join(pattern(number, 0, size) for size in of_it)
+        assert bytes(far.session.streams[number].received) == expected
+
+
+def test_a_long_body_leaves_in_one_frame_and_is_not_copied():
+    near, far = linked()
+    stream, end = open_pair(near, far)
+    data = pattern(1, 0, BATCH)
+    stream.write(data)
+    first, rest = near.session.take_output()
+    assert isinstance(rest, memoryview)
+    assert rest.obj is data
+    assert len(first) == RECORD  # The header, and what fills a TLS record with it.
+    far.feed(first + rest)
+    assert end.received == data
+
+
+def test_streams_that_share_the_link_have_turns_in_pieces_too():
+    near, far = linked()
+    pairs = [open_pair(near, far) for _ in range(3)]
+    for stream, _ in pairs:
+        stream.write(pattern(stream.id, 0, BATCH // 2))
+    output = near.session.take_output()
+    assert not isinstance(output, bytes)
+    frames = frames_of(b"".join(output))
+    assert [frame.length for frame in frames] == [SLICE] * 4
+    assert [frame.stream for frame in frames] == [pairs[n % 3][0].id for n in range(4)]
 
 
 # -- the sender ---------------------------------------------------------------------------------

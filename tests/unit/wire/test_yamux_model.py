@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 
 from pyfrp.wire.yamux import (
     ACK,
+    BATCH,
     FIN,
     HEADER,
     HEADER_SIZE,
@@ -86,7 +87,7 @@ class Wire:
         if flags & ACK:
             back.unacked.discard(number)
         if kind == 0:
-            assert 0 < length <= SLICE
+            assert 0 < length <= BATCH
             assert number not in self.fins, "data after FIN"
             self.sent[number] += length
             assert self.sent[number] <= self.granted[number], "a window overrun"

@@ -115,7 +115,8 @@ class Side:
         self.session.feed(data, self.clock.now)
 
     def take(self, *, saturated: bool = False) -> bytes:
-        return self.session.take_output(saturated=saturated)
+        output = self.session.take_output(saturated=saturated)
+        return output if isinstance(output, bytes) else b"".join(output)
 
     def frames(self) -> list[Frame]:
         """Take everything that may leave, as frames."""

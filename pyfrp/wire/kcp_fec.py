@@ -1,0 +1,222 @@
+"""Groups of datagrams with parity: what a KCP peer adds so that lost ones need not come again.
+
+Source: xtaci/kcp-go v5.6.13 `fec.go` (groups, numbers, when parity is left out), which is what frp
+0.65 is built with. There a sender that leaves parity out does not advance its numbers, so groups
+drift against the multiples of 13; a receiver of that version then gives parity up for good. So we
+advance them, as later versions do, and take groups from wherever they begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pyfrp.errors import RemoteWireError
+from pyfrp.wire.kcp import (
+    DATA_SHARDS,
+    GROUP,
+    PARITY_SHARDS,
+    decode_segments,
+    encode_parity,
+    encode_shard,
+    inverse,
+    parity,
+    parity_rows,
+    shard_body,
+    times,
+)
+
+FEC_SIZE = 6
+"""Bytes of a datagram before its shard."""
+WRAP = 0xFFFFFFFF // GROUP * GROUP
+"""Where numbers of datagrams begin again."""
+# A group whose last datagram came this long after the one before has no parity: those before it
+# have been repeated by then.
+STALE_S = 0.5
+# Late datagrams that may still complete a group.
+KEPT = 3 * GROUP
+# Groups that came out wrong, one after the other, before parity is not looked at any more: whoever
+# makes it is not who we think, and each costs as much as forty datagrams.
+MAX_FAULTS = 16
+
+
+class Protection:
+    """Numbers the datagrams of one direction, and makes their parity."""
+
+    def __init__(self) -> None:
+        self.seqid = 0
+        self._group: list[bytes] = []
+        self._sent_at = 0.0
+
+    def add(self, datagram: bytes, now: float, *, wanted: bool) -> list[bytes]:
+        """Take a datagram that was numbered with `seqid`; returns parity to send after it.
+
+        Args:
+            wanted: Whether parity is worth its price just now.
+        """
+        group = self._group
+        group.append(datagram)
+        self.seqid = (self.seqid + 1) % WRAP
+        before, self._sent_at = self._sent_at, now
+        if len(group) < DATA_SHARDS:
+            return []
+        self._group = []
+        first = self.seqid
+        self.seqid = (first + PARITY_SHARDS) % WRAP
+        if not wanted or now - before >= STALE_S:
+            return []
+        shards = parity([data[FEC_SIZE:] for data in group])
+        return [encode_parity(first + at, shard) for at, shard in enumerate(shards)]
+
+
+class Recovery:
+    """Keeps the latest datagrams of one direction, to make lost ones from parity.
+
+    Holds at most `KEPT` datagrams.
+
+    Args:
+        conv: The conversation: what comes out must be of it.
+    """
+
+    def __init__(self, conv: int) -> None:
+        self._conv = conv
+        self._kept: dict[int, bytes] = {}
+        self._newest = -1
+        self._hole = -GROUP  # The newest number before which one is missing.
+        self._phase = DATA_SHARDS  # Where parity begins, modulo the size of a group.
+        self._faults = 0
+
+    def note(self, seqid: int, datagram: bytes) -> list[bytes]:
+        """Take a datagram; returns the KCP segments of those that could be made with it.
+
+        Args:
+            datagram: Whole, with the header.
+        """
+        kept = self._kept
+        if seqid == self._newest + 1:
+            kept[seqid] = datagram
+            self._newest = seqid
+            if len(kept) > KEPT:
+                del kept[next(iter(kept))]
+            if datagram[4] == 0xF1 or seqid - self._hole >= GROUP:
+                return []
+        elif self._faults >= MAX_FAULTS or seqid in kept:
+            return []
+        else:
+            self._keep_odd(seqid, datagram)
+        for begin in self._groups(seqid, datagram[4] == 0xF1):
+            if self._faults >= MAX_FAULTS:
+                break
+            found = self._complete(begin)
+            if found:
+                return found
+        return []
+
+    def _keep_odd(self, seqid: int, datagram: bytes) -> None:
+        """Keep one that is not the next; a leap, or numbers that began again, make a new start."""
+        kept = self._kept
+        if seqid > self._newest:
+            if seqid - self._newest > KEPT:
+                kept.clear()
+            self._newest = self._hole = seqid
+        elif self._newest - seqid > KEPT:
+            kept.clear()
+            self._newest = self._hole = seqid
+        kept[seqid] = datagram
+        if len(kept) > KEPT:
+            del kept[next(iter(kept))]
+
+    def _groups(self, seqid: int, is_data: bool) -> Iterator[int]:
+        """Where the groups begin that this datagram may be of, the likeliest first."""
+        if is_data:
+            # Only late ones come here. It is somewhere in a group whose parity is known.
+            begin = seqid - (seqid - self._phase - PARITY_SHARDS) % GROUP
+            if self._fits(begin):
+                yield begin
+            return
+        begins = [seqid - DATA_SHARDS - place for place in range(PARITY_SHARDS)]
+        begins.sort(key=lambda begin: (begin + DATA_SHARDS) % GROUP != self._phase)
+        yield from filter(self._fits, begins)
+
+    def _fits(self, begin: int) -> bool:
+        """Whether what came fits a group from there, and is enough of it."""
+        kept = self._kept
+        if begin < 0:
+            return False
+        count = data = 0
+        for place in range(GROUP):
+            datagram = kept.get(begin + place)
+            if datagram is not None:
+                is_data = datagram[4] == 0xF1
+                if is_data != (place < DATA_SHARDS):
+                    return False
+                count += 1
+                data += is_data
+        return count >= DATA_SHARDS > data
+
+    def _complete(self, begin: int) -> list[bytes]:
+        """Make the missing data of a group, if what comes out makes sense."""
+        kept = self._kept
+        shards = [
+            None if datagram is None else datagram[FEC_SIZE:]
+            for datagram in (kept.get(begin + place) for place in range(GROUP))
+        ]
+        made = recover(shards)
+        try:
+            bodies = [self._checked(shard) for shard in made.values()]
+        except RemoteWireError:
+            self._faults += 1
+            return []
+        self._faults = 0
+        self._phase = (begin + DATA_SHARDS) % GROUP
+        for place, shard in made.items():
+            kept[begin + place] = encode_shard(begin + place, shard)
+        while len(kept) > KEPT:
+            del kept[next(iter(kept))]
+        return bodies
+
+    def _checked(self, shard: bytes) -> bytes:
+        """The segments of a shard that was made. Raises RemoteWireError when they are none."""
+        body = shard_body(shard)
+        if not body or shard[len(body) + 2 :].strip(b"\0"):
+            raise RemoteWireError("parity that does not belong to these datagrams")
+        for segment in decode_segments(body):
+            if segment.conv != self._conv:
+                raise RemoteWireError("parity of another conversation")
+        return body
+
+
+def recover(shards: Sequence[bytes | None]) -> dict[int, bytes]:
+    """Make the data shards that are missing in a group.
+
+    Args:
+        shards: Thirteen; None for what is missing, of any lengths; at least ten are there.
+
+    Returns:
+        The missing data shards by their place, as long as the longest shard.
+    """
+    longest = max(len(shard) for shard in shards if shard is not None)
+    data = [
+        (place, shard.ljust(longest, b"\0"))
+        for place, shard in enumerate(shards[:DATA_SHARDS])
+        if shard is not None
+    ]
+    missing = [place for place in range(DATA_SHARDS) if shards[place] is None]
+    sums: list[bytes] = []
+    rows: list[bytes] = []
+    for row, shard in zip(parity_rows(), shards[DATA_SHARDS:], strict=True):
+        if shard is None or len(rows) == len(missing):
+            continue
+        total = int.from_bytes(shard, "little")
+        for place, known in data:
+            total ^= int.from_bytes(known.translate(times(row[place])), "little")
+        sums.append(total.to_bytes(longest, "little"))
+        rows.append(row)
+    # No square part of the parity rows is singular, so any of them tell the missing apart.
+    solution = inverse([[row[place] for place in missing] for row in rows])
+    made: dict[int, bytes] = {}
+    for place, factors in zip(missing, solution, strict=True):
+        total = 0
+        for factor, known in zip(factors, sums, strict=True):
+            total ^= int.from_bytes(known.translate(times(factor)), "little")
+        made[place] = total.to_bytes(longest, "little")
+    return made

@@ -1,0 +1,1 @@
+"""A long life of the tunnel behind a real proxy: `make soak`."""

@@ -1,0 +1,125 @@
+"""Many datagrams to a call, and what is left of them where the system does not do it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from contextlib import asynccontextmanager
+
+import pytest
+
+from pyfrp.net import trains
+from pyfrp.net.sockets import bind_datagrams
+from pyfrp.net.trains import TrainSender, TrainSocket
+from tests.support.waiting import until
+
+HOST = "127.0.0.1"
+
+
+@asynccontextmanager
+async def socket_on(host=HOST):
+    """A TrainSocket, and lists of what came and of errors."""
+    came, errors = [], []
+    sock = TrainSocket(
+        bind_datagrams(host, 0),
+        on_datagrams=lambda datagrams, source: came.append((datagrams, source)),
+        on_error=errors.append,
+    )
+    await sock.attach()
+    try:
+        yield sock, came, errors
+    finally:
+        sock.close()
+        sock.close()
+
+
+def all_of(came):
+    return [datagram for datagrams, _ in came for datagram in datagrams]
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_datagrams_arrive_as_they_were_sent(loop_kind, together):
+    sent = [bytes((n,)) * size for n, size in enumerate([1358] * 130 + [20, 20, 900, 1358, 1])]
+    async with socket_on() as (near, _, _), socket_on() as (far, came, _):
+        near._sender._trains = near._sender._trains and together
+        for at in range(0, len(sent), 50):
+            near.send_all(sent[at : at + 50], far.address)
+        await until(lambda: len(all_of(came)) == len(sent), "the datagrams")
+        assert all_of(came) == sent
+        assert {source for _, source in came} == {near.address}
+
+
+async def test_senders_are_told_apart(loop_kind):
+    async with (
+        socket_on() as (one, _, _),
+        socket_on() as (two, _, _),
+        socket_on() as (far, came, _),
+    ):
+        for sock, text in ((one, b"1"), (two, b"2"), (one, b"1")):
+            sock.send_all([text] * 3, far.address)
+        await until(lambda: len(all_of(came)) == 9, "the datagrams")
+        for datagrams, source in came:
+            expected = b"1" if source == one.address else b"2"
+            assert set(datagrams) == {expected}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="trains are Linux'")
+def test_a_network_without_trains_gets_them_one_by_one(monkeypatch):
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far,
+    ):
+        far.bind((HOST, 0))
+        monkeypatch.setattr(trains, "_UDP_SEGMENT", 9999)
+        sender = TrainSender(near, pytest.fail)
+        for _ in range(trains.MAX_FAILURES):
+            assert sender._trains
+            sender.send_all([b"a" * 100] * 3, far.getsockname())
+            assert [far.recv(200) for _ in range(3)] == [b"a" * 100] * 3
+        assert not sender._trains
+
+
+async def test_that_nobody_is_there_is_told(loop_kind):
+    async with socket_on() as (gone, _, _):
+        address = gone.address
+    async with socket_on() as (near, _, errors):
+        near._sock.connect(address)
+
+        def told():
+            near.send_all([b"x", b"x"])
+            return errors
+
+        assert await until(told, "the system's word")
+        assert isinstance(errors[0], ConnectionRefusedError)
+
+
+async def test_a_reader_may_close_its_socket():
+    async with socket_on() as (near, _, _), socket_on() as (far, _, _):
+        sock = TrainSocket(
+            bind_datagrams(HOST, 0), on_datagrams=lambda *_: sock.close(), on_error=pytest.fail
+        )
+        await sock.attach()
+        target = sock.address
+        near.send_all([b"1"], target)
+        far.send_all([b"2"], target)
+        await until(lambda: sock.closed, "the end")
+        sock.send_all([b"late"], far.address)
+
+
+async def test_both_families_come_to_the_address_of_all():
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    async with socket_on("0.0.0.0") as (far, came, _), socket_on() as (near, _, _):
+        port = far.address[1]
+        near.send_all([b"4"], (HOST, port))
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six:
+            try:
+                six.sendto(b"6", ("::1", port))
+            except OSError:
+                pytest.skip("no IPv6 here")
+            await until(lambda: len(all_of(came)) == 2, "the datagrams")
+            # Answers find their way to both.
+            for _, source in came:
+                far.send_all([b"back"], source)
+            assert await asyncio.get_running_loop().run_in_executor(None, six.recv, 10) == b"back"
