@@ -16,7 +16,8 @@ import sys
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Protocol
+from types import ModuleType
+from typing import Protocol, TypeAlias
 
 from pyfrp.net import proxywords as words
 from pyfrp.net.outproxy import Proxy
@@ -86,57 +87,89 @@ class _Digest:
         return memory.digest.answer("CONNECT", target, secrets.token_hex(16))
 
 
+Step: TypeAlias = Callable[[bytes | None], bytes | None]
+
+
 class _Tokens:
-    """NTLM and Negotiate: tokens to and fro, made by pyspnego."""
+    """NTLM and Negotiate: tokens to and fro, made by pyspnego.
+
+    Under the name Negotiate goes Kerberos where it can be had, else raw NTLM, as frp sends it.
+    """
 
     bound = True
 
     def __init__(self, proxy: Proxy, scheme: str) -> None:
         self.scheme = scheme
         self._proxy = proxy
-        # Raw NTLM is what frp sends under either name; servers that know Negotiate know it.
         self._kerberos = scheme == "negotiate" and has_kerberos() and proxy.scheme != "ntlm"
-        self._step: Callable[[bytes | None], bytes | None] | None = None
+        self._step: Step | None = None
 
     async def answer(self, challenges: Sequence[Challenge], target: str) -> str | None:
-        proxy = self._proxy
         token = next((c.token for c in challenges if c.scheme == self.scheme), "")
-        if self._step is None:
-            self._step = self._start()
-        elif not token:
-            if self._kerberos and not proxy.password:
-                raise words.kerberos_denied(proxy)
+        if self._step is not None and not token:
+            if self._kerberos:
+                raise words.kerberos_denied(self._proxy)
             return None
-        step = self._step
         try:
             given = b64decode(token, validate=True) if token else None
-            # Kerberos may ask its servers for a ticket, and waits for them.
-            said = await asyncio.to_thread(step, given) if self._kerberos else step(given)
-        except Exception as exc:  # What the library raises of a stranger's bytes is not listed.
-            if self._kerberos and not proxy.password and not token:
-                raise words.no_ticket(proxy, str(exc)) from exc
-            raise words.auth_failed(proxy, self.scheme, str(exc)) from exc
-        return None if said is None else f"{self.shown} {b64encode(said).decode()}"
-
-    @property
-    def shown(self) -> str:
-        """The scheme's name as it is sent."""
-        return "NTLM" if self.scheme == "ntlm" else "Negotiate"
-
-    def _start(self) -> Callable[[bytes | None], bytes | None]:
-        proxy = self._proxy
-        try:
-            import spnego  # Few proxies ask for it, and loading it takes a while.
+            said = await self._next(given)
         except ImportError:
-            raise words.missing_package(proxy, self.scheme) from None
-        context = spnego.client(
+            raise words.missing_package(self._proxy, self.scheme) from None
+        except Exception as exc:  # What the library raises of a stranger's bytes is not listed.
+            if self._kerberos and not token:
+                raise words.no_ticket(self._proxy, str(exc)) from exc
+            raise words.auth_failed(self._proxy, self.scheme, str(exc)) from exc
+        shown = "NTLM" if self.scheme == "ntlm" else "Negotiate"
+        return None if said is None else f"{shown} {b64encode(said).decode()}"
+
+    async def _next(self, given: bytes | None) -> bytes | None:
+        if self._step is not None:
+            return self._step(given)
+        proxy = self._proxy
+        if self._kerberos:
+            try:
+                # It may ask its servers for a ticket, and waits for them.
+                self._step, said = await asyncio.to_thread(_kerberos, proxy, given)
+            except Exception:
+                if not proxy.password:
+                    raise
+                self._kerberos = False  # No such realm: the password is good for NTLM.
+            else:
+                return said
+        self._step = (
+            _library()
+            .client(
+                username=proxy.user, password=proxy.password, hostname=proxy.host, protocol="ntlm"
+            )
+            .step
+        )
+        return self._step(given)
+
+
+def _library() -> ModuleType:
+    import spnego  # few proxies ask for it, and loading it takes a while
+
+    return spnego
+
+
+def _kerberos(proxy: Proxy, given: bytes | None) -> tuple[Step, bytes | None]:
+    """Begin with Kerberos: with the user's ticket, or one that the password gets.
+
+    With the ticket as browsers do, inside SPNEGO, which on Windows has the user's NTLM in it, too.
+    """
+    step: Step = (
+        _library()
+        .client(
             username=proxy.user or None,
             password=proxy.password or None,
             hostname=proxy.host,
             service="HTTP",
-            protocol="negotiate" if self._kerberos else "ntlm",
+            # With a password, SPNEGO would hide whether there is a realm for it.
+            protocol="kerberos" if proxy.password else "negotiate",
         )
-        return context.step
+        .step
+    )
+    return step, step(given)
 
 
 def has_kerberos() -> bool:

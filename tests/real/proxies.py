@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.support.proxies import REALM, authority_pem, certificate_pem
 
 USER, PASSWORD = "us@er", "p:w/%"
 ENCODED = "us%40er:p%3Aw%2F%25"
+REALM_NAME = "OFFICE.TEST"
 _HELPERS = "/usr/lib/squid"
 
 
@@ -41,11 +43,12 @@ class Running:
 
 
 @asynccontextmanager
-async def squid(schemes: Sequence[str] = ()) -> AsyncIterator[Running]:
+async def squid(schemes: Sequence[str] = (), keytab: Path | None = None) -> AsyncIterator[Running]:
     """squid, with a port that speaks TLS beside the usual one.
 
     Args:
         schemes: How callers must log in; not at all without.
+        keytab: For "negotiate": the keys of the proxy's service.
     """
     port, tls_port = free_port(), free_port()
     with directory_of("proxy") as directory:
@@ -62,6 +65,10 @@ async def squid(schemes: Sequence[str] = ()) -> AsyncIterator[Running]:
             "digest": f"digest_file_auth -c {digests}",
             "ntlm": "ntlm_fake_auth",
         }
+        if keytab is not None:
+            ours = directory / "keytab"
+            ours.write_bytes(keytab.read_bytes())
+            programs["negotiate"] = f"negotiate_kerberos_auth -k {ours} -s GSS_C_NO_NAME"
         log = directory / "access.log"
         lines = [
             f"http_port {HOST}:{port}",
@@ -79,7 +86,7 @@ async def squid(schemes: Sequence[str] = ()) -> AsyncIterator[Running]:
         for scheme in schemes:
             lines.append(f"auth_param {scheme} program {_HELPERS}/{programs[scheme]}")
             lines.append(f"auth_param {scheme} children 2 startup=1 idle=1")
-            if scheme != "ntlm":
+            if scheme in ("basic", "digest"):
                 lines.append(f"auth_param {scheme} realm {REALM}")
         if schemes:
             lines += ["acl known proxy_auth REQUIRED", "http_access deny !known"]
@@ -150,3 +157,74 @@ async def dante(directory: Path) -> AsyncIterator[Running]:
     )
     async with daemon("danted", "-f", config, log=log, ready=listening(port)):
         yield Running(f"{HOST}:{port}", log)
+
+
+@dataclass
+class Realm:
+    """A Kerberos realm, in which the proxies of this machine have a service.
+
+    Attributes:
+        env: For programs that shall use it; `user` has a ticket in it.
+        keytab: Of HTTP/localhost.
+    """
+
+    env: dict[str, str]
+    keytab: Path
+
+
+@asynccontextmanager
+async def realm() -> AsyncIterator[Realm]:
+    """A key distribution centre with one user."""
+    with directory_of("proxy") as directory:
+        async with _realm(directory) as found:
+            yield found
+
+
+@asynccontextmanager
+async def _realm(directory: Path) -> AsyncIterator[Realm]:
+    port, config, profile = free_port(), directory / "krb5.conf", directory / "kdc.conf"
+    config.write_text(
+        f"[libdefaults]\ndefault_realm = {REALM_NAME}\ndns_lookup_kdc = false\nrdns = false\n"
+        "dns_canonicalize_hostname = false\n"
+        f"[realms]\n{REALM_NAME} = {{\n kdc = {HOST}:{port}\n}}\n"
+        f"[domain_realm]\nlocalhost = {REALM_NAME}\n"
+    )
+    profile.write_text(
+        f"[realms]\n{REALM_NAME} = {{\n database_name = {directory}/principal\n"
+        f" key_stash_file = {directory}/stash\n kdc_listen = {HOST}:{port}\n"
+        f" kdc_tcp_listen = {HOST}:{port}\n acl_file = {directory}/acl\n}}\n"
+    )
+    env = {
+        "KRB5_CONFIG": str(config),
+        "KRB5_KDC_PROFILE": str(profile),
+        "KRB5CCNAME": f"FILE:{directory}/tickets",
+        "KRB5RCACHEDIR": str(directory),
+    }
+    keytab = directory / "service.keytab"
+    with environment(env):
+        await output("kdb5_util", "create", "-s", "-r", REALM_NAME, "-P", "master")
+        for command in (
+            "addprinc -pw s3cret user",
+            "addprinc -randkey HTTP/localhost",
+            f"ktadd -k {keytab} HTTP/localhost",
+        ):
+            await output("kadmin.local", "-q", command)
+        log = directory / "kdc.log"
+        async with daemon("krb5kdc", "-n", log=log, ready=listening(port)):
+            # It asks for the password on its input, which is closed here.
+            users = directory / "user.keytab"
+            await output("kadmin.local", "-q", f"ktadd -norandkey -k {users} user")
+            await output("kinit", "-k", "-t", users, "user")
+            yield Realm(env, keytab)
+
+
+@contextmanager
+def environment(more: dict[str, str]) -> Iterator[None]:
+    """Give the programs that are started meanwhile more variables."""
+    before = dict(os.environ)
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -12,7 +12,9 @@ from tests.real.proxies import (
     ENCODED,
     Running,
     dante,
+    environment,
     microsocks,
+    realm,
     squid,
     stunnel,
     tinyproxy,
@@ -106,6 +108,48 @@ async def test_the_main_job_works_through(way: str, server: Kind, tmp_path: Path
         await _main_job(scene)
         scene.pair.client.kill()  # squid logs a tunnel when it ends.
         await until(lambda: str(port) in found.said(), f"{found.log} to name the server")
+
+
+@pytest.mark.parametrize(
+    ("credentials", "ticket"), [("", True), ("user:s3cret", False)], ids=["ticket", "password"]
+)
+async def test_the_main_job_works_with_kerberos(
+    credentials: str, ticket: bool, tmp_path: Path
+) -> None:
+    pytest.importorskip("gssapi", reason="an extra that needs a compiler: pyfrp-tunnel[kerberos]")
+    port = free_port()
+    async with realm() as office_realm:
+        with environment(office_realm.env):
+            async with squid(["negotiate"], office_realm.keytab) as found:
+                env = dict(office_realm.env)
+                if not ticket:
+                    env["KRB5CCNAME"] = f"FILE:{tmp_path}/none"
+                url = found.url("http", credentials).replace("127.0.0.1", "localhost")
+                async with office(
+                    tmp_path,
+                    server={"bindPort": port},
+                    client={"serverAddr": NAME, "transport": {"proxyURL": url}},
+                    env=env,
+                ) as scene:
+                    await _main_job(scene)
+
+
+async def test_a_missing_ticket_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("gssapi", reason="an extra that needs a compiler: pyfrp-tunnel[kerberos]")
+    async with realm() as office_realm:
+        with environment(office_realm.env):
+            async with squid(["negotiate"], office_realm.keytab) as found:
+                url = found.url().replace("127.0.0.1", "localhost")
+                async with tunnel(
+                    tmp_path,
+                    [],
+                    client={"serverAddr": NAME, "transport": {"proxyURL": url}},
+                    env={**office_realm.env, "KRB5CCNAME": f"FILE:{tmp_path}/none"},
+                    ready=False,
+                ) as pair:
+                    line = await pair.client.logged("connect to server error: .*")
+                    assert "and there is no ticket for HTTP/localhost (" in line[0]
+                    assert "): get one with kinit, or write a user and a password" in line[0]
 
 
 WORDS = {

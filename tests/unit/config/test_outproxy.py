@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyfrp.config.outproxy import parse_proxy_url, proxy_from_environment
+from pyfrp.config import ClientConfig, load_client
+from pyfrp.config.outproxy import named_proxy, parse_proxy_url, proxy_from_environment
+from pyfrp.errors import ConfigError
 
 GOOD = [
     ("http://proxy", ("http", "proxy", 80, None, "")),
@@ -155,3 +158,44 @@ def test_no_proxy_exempts_servers(no_proxy, host, exempt):
 @given(st.text(), st.text())
 def test_any_no_proxy_is_survived(no_proxy, host):
     proxy_from_environment({"no_proxy": no_proxy}, host, 1, secure=True)
+
+
+# -- in a client's file -------------------------------------------------------------------------
+
+
+def loaded(text: str, tmp_path: Path) -> ClientConfig:
+    path = tmp_path / "frpc.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_client(path)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "websocket", "wss"])
+def test_the_key_counts_before_the_variable(protocol, tmp_path):
+    cfg = loaded(f"transport.protocol = '{protocol}'\ntransport.proxyURL = 'http://a'", tmp_path)
+    environ = {"http_proxy": "http://b", "HTTP_PROXY": "http://c", "no_proxy": "*"}
+    url = cfg.transport.proxy_url
+    assert named_proxy(url, protocol, environ) == ("transport.proxyURL", "http://a")
+    # As in frp, which knows neither other variables nor no_proxy.
+    assert named_proxy("", protocol, environ) == ("http_proxy in the environment", "http://b")
+    assert named_proxy("", protocol, {"http_proxy": "b:1"}) is not None
+    assert named_proxy("", protocol, {"HTTP_PROXY": "http://c"}) is None
+    assert not any("proxyURL" in text for text in cfg.warnings)
+
+
+@pytest.mark.parametrize("protocol", ["kcp", "quic"])
+def test_what_is_udp_goes_past_the_proxy_and_says_so(protocol, tmp_path):
+    cfg = loaded(f"transport.protocol = '{protocol}'\ntransport.proxyURL = 'http://a'", tmp_path)
+    assert named_proxy("http://a", protocol, {"http_proxy": "http://b"}) is None
+    assert [text for text in cfg.warnings if "proxyURL" in text] == [
+        f"transport.proxyURL is not used: {protocol} is UDP, which proxies do not carry; take "
+        'transport.protocol = "wss", "websocket" or "tcp" to go through the proxy'
+    ]
+
+
+def test_a_bad_variable_is_told_as_such(tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"ftp://u:{SECRET}@proxy")
+    with pytest.raises(ConfigError) as caught:
+        loaded("serverAddr = 'a'", tmp_path)
+    assert "http_proxy in the environment: the scheme ftp is not one of" in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert loaded("transport.protocol = 'kcp'", tmp_path)
