@@ -17,6 +17,8 @@ from tests.support.waiting import until, within
 from tests.unit.client.test_service import client_of, quick, running, serving
 from tests.unit.net.test_certs import Authority
 
+PROTOCOLS = ("tcp", "websocket", "wss", "kcp", "quic")
+
 __all__ = ["quick"]  # The fixture, for this module too.
 
 
@@ -38,10 +40,12 @@ def shown_by(pair):
 
 
 @contextlib.asynccontextmanager
-async def server_with(pair):
+async def server_with(pair, protocol=""):
     port = free_port()
     tls = {"certFile": pair[0], "keyFile": pair[1]}
-    async with serving(port, transport={"tls": tls}, quicBindPort=port):
+    # Of the two over UDP, one has the port of TCP.
+    udp = {"kcpBindPort" if protocol == "kcp" else "quicBindPort": port}
+    async with serving(port, transport={"tls": tls}, **udp):
         yield port
 
 
@@ -52,23 +56,23 @@ async def failure(cfg):
         return str(caught.value)
 
 
-@pytest.mark.parametrize("protocol", ["tcp", "websocket", "wss", "quic"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_a_pinned_certificate_is_let_in(loop_kind, authority, protocol):
     pair = authority.pair("frps")
     pins = ["00" * 32, f"sha256:{fingerprint(shown_by(pair)).lower()}"]
-    async with server_with(pair) as port:
+    async with server_with(pair, protocol) as port:
         cfg = of(client_of(port), protocol, pinned_sha256=pins)
         async with running(cfg) as client:
             await until(lambda: client.logins, "the login")
 
 
 @pytest.mark.parametrize("mux", [True, False])
-@pytest.mark.parametrize("protocol", ["tcp", "websocket", "wss", "quic"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_another_certificate_is_refused_before_a_word_is_said(
     loop_kind, authority, quick, protocol, mux
 ):
     pair = authority.pair("frps")
-    async with server_with(pair) as port:
+    async with server_with(pair, protocol) as port:
         cfg = of(client_of(port, mux=mux), protocol, pinned_sha256=["00" * 32])
         text = await failure(cfg)
         assert not quick.has("client login info")
