@@ -186,7 +186,7 @@ class KcpListener:
 
 def _welcome(conv: int) -> bytes:
     """The answer to a client that asks whether anybody is here, before it begins."""
-    return kcp.encode_data(0, kcp.encode_segments([kcp.Segment(conv, kcp.TELL_WINDOW, wnd=WINDOW)]))
+    return kcp.encode_segments([kcp.Segment(conv, kcp.TELL_WINDOW, wnd=WINDOW)])
 
 
 async def listen(cfg: ServerConfig, acceptor: LinkAcceptor, context: ServerContext) -> KcpListener:
