@@ -22,7 +22,7 @@ from tests.support.processes import HOST, Program, client_config, http_proxy
 
 pytestmark = pytest.mark.e2e
 
-FLOOD_S = 1.5
+FLOOD_S = 1.0
 SOURCES = 400
 GROWTH_KIB = 64 * 1024
 OPENED = struct.pack(">BBHII", 0, 1, 1, 1, 0)  # A first stream of a mux, on which nothing comes.
@@ -103,7 +103,7 @@ async def test_floods_take_little_memory_and_nobodys_service(tmp_path: Path) -> 
             assert await flood(scene, make) >= 3, make.__name__
         after = server.figures()
         assert after.peak_kib - before.rss_kib < GROWTH_KIB
-        assert after.fds == before.fds
+        assert after.fds <= before.fds
         # A new client gets in.
         port = scene.pair.bind_port
         proxies = [http_proxy("late", scene.api.port, "late.test")]
