@@ -81,12 +81,22 @@ class KcpTunnel:
             outlet.connect(hole.peer)
         except OSError as exc:
             raise LinkError(f"dial udp error: {exc}") from exc
-        self.ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Exception] = loop.create_future()
         link = KcpEndpoint(outlet, conv=CONV, info=hole.info())
+        came: list[bytes] = []
 
         def read(data: bytes, source: tuple[str, int]) -> None:
             if not hole.on_knock(data):
-                link.datagrams_received((data,))
+                if not came:
+                    loop.call_soon(take)
+                came.append(data)
+
+        def take() -> None:
+            # What came within a turn is read at once, and acknowledged at once.
+            datagrams = came.copy()
+            came.clear()
+            link.datagrams_received(datagrams)
 
         outlet.reader = read
         outlet.on_error = link.error_received

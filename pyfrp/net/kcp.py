@@ -75,7 +75,7 @@ class KcpEndpoint:
         self._flushing = False
         self._linger: asyncio.TimerHandle | None = None
         self._settled: asyncio.Future[None] | None = None
-        self._answer: asyncio.Future[None] | None = None
+        self._answer: asyncio.Future[Exception | None] | None = None
         self._alarm = Alarm(self._wake)
         self.session = KcpSession(
             conv,
@@ -163,7 +163,9 @@ class KcpEndpoint:
             while not answer.done():
                 self.ask()
                 await asyncio.wait((answer,), timeout=ASK_S)
-            answer.result()
+            failure = answer.result()
+            if failure is not None:
+                raise failure
         finally:
             self._answer = None
 
@@ -283,7 +285,7 @@ class KcpEndpoint:
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(exc or ConnectionAbortedError("the session was closed"))
+            self._answer.set_result(exc or ConnectionAbortedError("the session was closed"))
         self._release()
         self._protocol.connection_lost(exc)
 

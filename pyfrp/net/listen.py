@@ -70,6 +70,9 @@ class Listener:
         for server in self.servers:
             server.close()
 
+    async def settle(self) -> None:
+        """Nothing: the kernel goes on sending what was written."""
+
 
 async def listen(
     factory: Callable[[], asyncio.BaseProtocol],

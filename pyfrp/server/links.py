@@ -22,6 +22,7 @@ from pyfrp.errors import (
 from pyfrp.net.byteconn import ByteConn
 from pyfrp.net.certs import ServerContext
 from pyfrp.net.conn import MessageConn
+from pyfrp.net.datagrams import Complaints
 from pyfrp.net.endpoint import Addressed, Endpoint, format_address, peer_address, tune
 from pyfrp.net.handshake import answer_hello
 from pyfrp.net.listen import Sniffer
@@ -144,6 +145,7 @@ class LinkAcceptor:
         self._mux_keepalive_s = mux_keepalive_s
         self._log = log
         self._report = report
+        self._complaints = Complaints(lambda text: log.warning(text))
         self._scope = Scope(report)
         self._loop = asyncio.get_running_loop()
         # Everything that has not said who it is, oldest first, with the moment it must have by.
@@ -331,7 +333,11 @@ class LinkAcceptor:
         self._known(link)
         self.links.pop(link, None)
         if isinstance(cause, MuxError):
-            self._log.warning(f"link dropped: {cause}", peer=link.peer())
+            text = f"link dropped: {cause}"
+            if link.trusted:
+                self._log.warning(text, peer=link.peer())
+            else:  # Anybody, and as often as he likes.
+                self._complaints.tell("dropped", f"{text} (from {link.peer()})")
 
     async def _converse(self, link: Link, endpoint: Endpoint, early: bytes) -> None:
         """Read the first message of a connection and hand both on."""

@@ -232,6 +232,8 @@ class Server:
                 "shutdown grace period is over, cutting what is still open",
                 connections=len(self.bridges) + (len(self.http) if self.http else 0),
             )
+        for listener in self._listeners:
+            await listener.settle()
         await self._close()
 
     async def _close(self) -> None:

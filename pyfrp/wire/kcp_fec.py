@@ -8,10 +8,11 @@ advance them, as later versions do, and take groups from wherever they begin.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from pyfrp.errors import RemoteWireError
 from pyfrp.wire.kcp import (
+    DATA,
     DATA_SHARDS,
     GROUP,
     PARITY_SHARDS,
@@ -37,6 +38,8 @@ KEPT = 3 * GROUP
 # Groups that came out wrong, one after the other, before parity is not looked at any more: whoever
 # makes it is not who we think, and each costs as much as forty datagrams.
 MAX_FAULTS = 16
+
+_DATA = DATA & 0xFF
 
 
 class Protection:
@@ -82,7 +85,7 @@ class Recovery:
         self._kept: dict[int, bytes] = {}
         self._newest = -1
         self._hole = -GROUP  # The newest number before which one is missing.
-        self._phase = DATA_SHARDS  # Where parity begins, modulo the size of a group.
+        self._start = DATA_SHARDS  # Where parity began in the latest group that is known for sure.
         self._faults = 0
 
     def note(self, seqid: int, datagram: bytes) -> list[bytes]:
@@ -92,66 +95,79 @@ class Recovery:
             datagram: Whole, with the header.
         """
         kept = self._kept
+        is_data = datagram[4] == _DATA
         if seqid == self._newest + 1:
+            if not is_data and self._newest in kept and kept[self._newest][4] == _DATA:
+                self._start = seqid
             kept[seqid] = datagram
             self._newest = seqid
             if len(kept) > KEPT:
                 del kept[next(iter(kept))]
-            if datagram[4] == 0xF1 or seqid - self._hole >= GROUP:
+            if is_data or seqid - self._hole >= GROUP:
                 return []
-        elif self._faults >= MAX_FAULTS or seqid in kept:
+        elif seqid in kept and kept[seqid].startswith(datagram):  # One that was made is padded.
             return []
         else:
             self._keep_odd(seqid, datagram)
-        for begin in self._groups(seqid, datagram[4] == 0xF1):
-            if self._faults >= MAX_FAULTS:
-                break
-            found = self._complete(begin)
-            if found:
-                return found
-        return []
+        if self._faults >= MAX_FAULTS:
+            return []
+        begin = self._group_of(seqid, is_data=is_data)
+        return [] if begin is None or not self._suffices(begin) else self._complete(begin)
 
     def _keep_odd(self, seqid: int, datagram: bytes) -> None:
         """Keep one that is not the next; a leap, or numbers that began again, make a new start."""
         kept = self._kept
-        if seqid > self._newest:
-            if seqid - self._newest > KEPT:
-                kept.clear()
-            self._newest = self._hole = seqid
-        elif self._newest - seqid > KEPT:
+        if abs(seqid - self._newest) > KEPT or seqid in kept:
             kept.clear()
+            self._newest = self._hole = seqid
+            self._start = -KEPT
+        elif seqid > self._newest:
             self._newest = self._hole = seqid
         kept[seqid] = datagram
         if len(kept) > KEPT:
             del kept[next(iter(kept))]
 
-    def _groups(self, seqid: int, is_data: bool) -> Iterator[int]:
-        """Where the groups begin that this datagram may be of, the likeliest first."""
-        if is_data:
-            # Only late ones come here. It is somewhere in a group whose parity is known.
-            begin = seqid - (seqid - self._phase - PARITY_SHARDS) % GROUP
-            if self._fits(begin):
-                yield begin
-            return
-        begins = [seqid - DATA_SHARDS - place for place in range(PARITY_SHARDS)]
-        begins.sort(key=lambda begin: (begin + DATA_SHARDS) % GROUP != self._phase)
-        yield from filter(self._fits, begins)
+    def _group_of(self, seqid: int, *, is_data: bool) -> int | None:
+        """Where the group of a datagram begins, if that is sure.
 
-    def _fits(self, begin: int) -> bool:
-        """Whether what came fits a group from there, and is enough of it."""
+        It must be: members of different groups make something that looks right, since whatever is
+        equal in all datagrams, such as the conversation, is so in parity too.
+        """
+        if is_data:  # Only late ones come here.
+            begin = self._start - DATA_SHARDS
+            return begin if begin <= seqid < self._start else None
+        starts = [start for start in range(seqid, seqid - PARITY_SHARDS, -1) if self._fits(start)]
+        if len(starts) > 1:
+            # Each group without parity moves the next by -3 or 0 modulo 13, so that it takes four
+            # of them to mistake one of these for another.
+            since = [start - self._start for start in starts]
+            starts = [
+                start
+                for start, way in zip(starts, since, strict=True)
+                if way % GROUP == 0 and 0 <= way < 4 * DATA_SHARDS
+            ]
+        if len(starts) != 1:
+            return None
+        self._start = starts[0]
+        return self._start - DATA_SHARDS
+
+    def _fits(self, start: int) -> bool:
+        """Whether all that came agrees with parity that begins there."""
         kept = self._kept
-        if begin < 0:
-            return False
-        count = data = 0
-        for place in range(GROUP):
-            datagram = kept.get(begin + place)
+        for at in range(start - DATA_SHARDS, start + PARITY_SHARDS + 1):
+            datagram = kept.get(at)
             if datagram is not None:
-                is_data = datagram[4] == 0xF1
-                if is_data != (place < DATA_SHARDS):
+                is_data = datagram[4] == _DATA
+                if is_data == (start <= at < start + PARITY_SHARDS):
                     return False
-                count += 1
-                data += is_data
-        return count >= DATA_SHARDS > data
+        return start >= DATA_SHARDS
+
+    def _suffices(self, begin: int) -> bool:
+        """Whether enough of a group came to make the rest, and there is a rest."""
+        kept = self._kept
+        data = sum(at in kept for at in range(begin, begin + DATA_SHARDS))
+        extra = sum(at in kept for at in range(begin + DATA_SHARDS, begin + GROUP))
+        return data < DATA_SHARDS <= data + extra
 
     def _complete(self, begin: int) -> list[bytes]:
         """Make the missing data of a group, if what comes out makes sense."""
@@ -167,7 +183,6 @@ class Recovery:
             self._faults += 1
             return []
         self._faults = 0
-        self._phase = (begin + DATA_SHARDS) % GROUP
         for place, shard in made.items():
             kept[begin + place] = encode_shard(begin + place, shard)
         while len(kept) > KEPT:

@@ -2,9 +2,9 @@
 
 Source: skywind3000/kcp `ikcp.c` and xtaci/kcp-go `kcp.go` (rules of windows, acknowledgements and
 repetition), with the parameters of frp `pkg/util/net/kcp.go`: stream mode, no delay, repetition
-after two skips. What differs and a peer cannot tell: acknowledgements and data leave when they are
-there rather than every 20 ms, and a window of our own keeps bursts from overrunning the receiver's
-socket, which may have room for about a hundred datagrams.
+after two skips. What differs and a peer cannot tell: data leaves when it is there rather than every
+20 ms, acknowledgements soon after or with data, and a window of our own keeps bursts from
+overrunning the receiver's socket, which may have room for about a hundred datagrams.
 
 Parity that comes is always used. Parity is made only while datagrams get lost, where the official
 peers make it always: it costs 10 µs a full datagram, five times what all the rest of sending does,
@@ -40,6 +40,9 @@ SKIPS = 2
 FIRST_RTO_S, MIN_RTO_S, MAX_RTO_S = 0.2, 0.03, 60.0
 TICK_S = 0.02  # How late official peers may answer: they do so every 20 ms.
 PROBE_S, MAX_PROBE_S = 7.0, 120.0
+# An acknowledgement waits that long for data that it can go with, unless so many are due, or
+# something is missing. Official peers let them wait for up to `TICK_S`.
+ACK_DELAY_S, ACK_EVERY = 0.01, 8
 # Our own window, in segments.
 START_BURST, LEAST_BURST = 64, 16
 # What may wait here of a peer that has brought nothing in order yet, in segments; with each that
@@ -145,6 +148,8 @@ class KcpSession:
         self._ready: list[bytes] = []
         self._holding = False
         self._ack: tuple[int, int] | None = None  # Number and time of the latest.
+        self._ack_due = 0  # How many segments it is for; `ACK_EVERY` and more: at once.
+        self._ack_at: float | None = None
         self._early_acks: dict[int, tuple[int, int]] = {}
         self._answered: tuple[int, int] | None = None  # The same of what the peer acknowledged.
         self._tells = False
@@ -312,12 +317,16 @@ class KcpSession:
         ):
             return  # Beyond the window: not acknowledged, so that it comes again.
         self._ack = sn, stamp
+        self._ack_due += 1
         if number != wanted:
+            self._ack_due = ACK_EVERY
             if number > wanted:
                 self._early_acks[number] = sn, stamp
                 self._early.setdefault(number, data)
             return
         early, ready = self._early, self._ready
+        if early:
+            self._ack_due = ACK_EVERY
         ready.append(data)
         wanted += 1
         while early and wanted in early:
@@ -376,14 +385,16 @@ class KcpSession:
 
     def deadline(self) -> float | None:
         """When `wake` is to be called; None for never."""
-        if self._probe_at is None:
-            return self._resend_at
-        if self._resend_at is None:
-            return self._probe_at
-        return min(self._resend_at, self._probe_at)
+        when = self._resend_at
+        for other in (self._probe_at, self._ack_at):
+            if other is not None and (when is None or other < when):
+                when = other
+        return when
 
     def wake(self, now: float) -> None:
-        """Look for what was not acknowledged in time."""
+        """Look for what is due, and for what was not acknowledged in time."""
+        if self._ack_at is not None and self._ack_at <= now:
+            self._ack_due = ACK_EVERY
         if self._probe_at is not None and self._probe_at <= now:
             self._asks = True
             self._probe_s = min(self._probe_s * 1.5, MAX_PROBE_S)
@@ -414,15 +425,12 @@ class KcpSession:
         head = SEGMENT.pack
         conv, una = self._conv, self._wanted & _U32
         small: list[bytes] = []  # Segments that may share a datagram.
+        pushes = self._pushes(now)
         if self._ack is not None:
-            # `una` says it for those before it, except that the latest carries the time back.
-            for number, (sn, stamp) in self._early_acks.items():
-                if number > self._wanted and sn != self._ack[0]:
-                    small.append(head(conv, ACK, 0, room, stamp, sn, una, 0))
-            sn, stamp = self._ack
-            small.append(head(conv, ACK, 0, room, stamp, sn, una, 0))
-            self._ack = None
-            self._early_acks.clear()
+            if pushes or self._asks or self._tells or self._ack_due >= ACK_EVERY:
+                self._acknowledge(small, room)
+            elif self._ack_at is None:
+                self._ack_at = now + ACK_DELAY_S
         if self._asks:
             small.append(head(conv, ASK_WINDOW, 0, room, 0, 0, una, 0))
             self._asks = False
@@ -430,7 +438,6 @@ class KcpSession:
             small.append(head(conv, TELL_WINDOW, 0, room, 0, 0, una, 0))
             self._tells = False
         stamp = self._ms(now)
-        pushes = self._pushes(now)
         for number, data in pushes:
             if len(data) == MAX_SEGMENT_DATA:
                 if small:
@@ -463,6 +470,20 @@ class KcpSession:
         if out:
             self._told = room
         return out
+
+    def _acknowledge(self, small: list[bytes], room: int) -> None:
+        """Say what came. `una` says it of what was in order, but for the time, which goes back."""
+        assert self._ack is not None
+        head = SEGMENT.pack
+        conv, una = self._conv, self._wanted & _U32
+        latest, latest_stamp = self._ack
+        for number, (sn, stamp) in self._early_acks.items():
+            if number > self._wanted and sn != latest:
+                small.append(head(conv, ACK, 0, room, stamp, sn, una, 0))
+        small.append(head(conv, ACK, 0, room, latest_stamp, latest, una, 0))
+        self._early_acks.clear()
+        self._ack = self._ack_at = None
+        self._ack_due = 0
 
     def _pushes(self, now: float) -> list[tuple[int, bytes]]:
         """The numbers and bytes of what is to be sent, again or for the first time."""

@@ -19,18 +19,21 @@ class LossyRelay:
     Attributes:
         loss: The share of datagrams that is lost, each way.
         passed, lost: How many were.
+        record: What clients sent, once it is a list.
+        far: The sockets to the server, by client.
     """
 
     def __init__(self, target: int, *, loss: float, seed: int) -> None:
         self.loss = loss
         self.passed = self.lost = 0
+        self.record: list[bytes] | None = None
         self._target = target
         self._dice = random.Random(seed)
         self._loop = asyncio.get_running_loop()
         self._near = self._socket()
         self._near.bind((HOST, 0))
         self.port = int(self._near.getsockname()[1])
-        self._far: dict[Any, socket.socket] = {}
+        self.far: dict[Any, socket.socket] = {}
         self._loop.add_reader(self._near, self._from_clients)
 
     def _socket(self) -> socket.socket:
@@ -46,11 +49,13 @@ class LossyRelay:
                 data, client = self._near.recvfrom(65536)
             except OSError:
                 return
-            far = self._far.get(client)
+            far = self.far.get(client)
             if far is None:
-                far = self._far[client] = self._socket()
+                far = self.far[client] = self._socket()
                 far.connect((HOST, self._target))
                 self._loop.add_reader(far, self._from_server, far, client)
+            if self.record is not None:
+                self.record.append(data)
             self._pass(far.send, data)
 
     def _from_server(self, far: socket.socket, client: Any) -> None:
@@ -72,7 +77,7 @@ class LossyRelay:
             self.lost += 1
 
     def close(self) -> None:
-        for sock in (self._near, *self._far.values()):
+        for sock in (self._near, *self.far.values()):
             self._loop.remove_reader(sock)
             sock.close()
 

@@ -21,8 +21,9 @@ from pyfrp.net.sockets import explain, widen
 from pyfrp.net.trains import TrainSocket
 
 SEND_WINDOW, WINDOW = 128, 512
-# Without a mux nothing on top would notice that an idle server has gone.
-KEEPALIVE_S = 15.0
+# Silence after which the server is asked: routers forget idle UDP after half a minute, and one that
+# was started again is noticed so.
+KEEPALIVE_S = 10.0
 # For what a client says at its end, as frpc waits (`cmd/frpc/sub/root.go`, handleTermSignal).
 SETTLE_S = 0.5
 HINT = "is it the server's kcpBindPort, and does anything on the way drop UDP?"
@@ -129,7 +130,7 @@ class Dialler:
                 send_window=SEND_WINDOW,
                 window=WINDOW,
                 skew=secrets.randbits(32),
-                keepalive_s=0.0 if route.tcp_mux else KEEPALIVE_S,
+                keepalive_s=KEEPALIVE_S,
                 refused_s=0.0,
             )
             await outlet.attach()

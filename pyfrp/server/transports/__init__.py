@@ -43,6 +43,10 @@ class Listening(Protocol):
         """Take nobody new."""
         ...
 
+    async def settle(self) -> None:
+        """At the end, wait a moment for what was written to arrive, where closing would lose it."""
+        ...
+
 
 Listen: TypeAlias = Callable[
     ["ServerConfig", "LinkAcceptor", ServerContext], Awaitable[Listening | None]

@@ -34,6 +34,7 @@ SEND_WINDOW, WINDOW = 1024, 1024  # frp `pkg/util/net/kcp.go`, ListenKcp.
 MAX_UNKNOWN = 256
 # Without a mux nothing on top would notice that an idle peer has gone.
 KEEPALIVE_S = 15.0
+SETTLE_S = 0.5  # For what is on its way when the server ends.
 # How long a client that logged in has to show that it is there, when another begins in its place.
 CHALLENGE_S = 0.5
 
@@ -113,6 +114,15 @@ class KcpListener:
             for sock in self._sockets:
                 sock.close()
 
+    async def settle(self) -> None:
+        """At the end, wait a moment for what was written to arrive: UDP sends nothing after it."""
+        async with asyncio.TaskGroup() as group:
+            for peer in self.sessions.values():
+                group.create_task(peer.settle(SETTLE_S), name="settle")
+        for peer in list(self.sessions.values()):
+            if peer.is_closing():
+                peer.abort()
+
     def forget(self, address: Address, peer: _Peer) -> None:
         """A session has ended."""
         self._unknown.pop(peer, None)
@@ -186,7 +196,7 @@ class KcpListener:
 
 def _welcome(conv: int) -> bytes:
     """The answer to a client that asks whether anybody is here, before it begins."""
-    return kcp.encode_data(0, kcp.encode_segments([kcp.Segment(conv, kcp.TELL_WINDOW, wnd=WINDOW)]))
+    return kcp.encode_segments([kcp.Segment(conv, kcp.TELL_WINDOW, wnd=WINDOW)])
 
 
 async def listen(cfg: ServerConfig, acceptor: LinkAcceptor, context: ServerContext) -> KcpListener:

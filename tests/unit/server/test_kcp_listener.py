@@ -21,7 +21,7 @@ from pyfrp.wire.kcp_session import LEAST_ROOM
 from pyfrp.wire.messages import Login, LoginResp
 from tests.support.waiting import until, within
 from tests.unit.client.test_connector import ROUTE
-from tests.unit.net.ends import turns
+from tests.unit.net.ends import Reader, turns
 from tests.unit.server.test_links import Door
 
 HOST = "127.0.0.1"
@@ -74,10 +74,12 @@ async def listening(*, trusting: bool = True) -> AsyncIterator[Port]:
 
 
 async def heard(sock: socket.socket) -> list[Segment]:
-    """The segments of the next datagram."""
+    """The segments of the next datagram, which is of no session."""
     loop = asyncio.get_running_loop()
     data = await within(loop.sock_recv(sock, 65536), 5, "a datagram")
-    return kcp.decode_segments(kcp.decode_datagram(data).body)
+    # Without a number, which a session's first datagram has: parity would mix them up.
+    assert kcp.decode_datagram(data).seqid is None
+    return kcp.decode_segments(data)
 
 
 @pytest.mark.parametrize(
@@ -236,5 +238,27 @@ async def test_replays_and_absurd_numbers_change_nothing():
         assert not conn.ended
         conn.write(Login(run_id="again"))
         await until(lambda: session.session.idle, "the client's next message to arrive")
+        conn.abort()
+        dialler.close()
+
+
+async def test_what_was_written_before_the_end_arrives():
+    async with listening() as port:
+        conn, dialler = await port.client()
+        (session,) = dialler._sessions
+        (peer,) = port.listener.sessions.values()
+        reader = Reader()
+        session.set_protocol(reader)
+        session.resume_reading()
+        peer.write(bytes(300_000))
+        port.listener.close()
+        await port.listener.settle()
+        assert peer.session.idle
+        assert len(reader.data) == 300_000
+        peer.write(b"and its end")
+        peer.close()
+        session._socket.send_all = lambda datagrams: None  # It never acknowledges that.
+        await port.listener.settle()
+        assert not port.listener.sessions
         conn.abort()
         dialler.close()

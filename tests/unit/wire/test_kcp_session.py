@@ -18,7 +18,7 @@ from pyfrp.wire.kcp import (
     TELL_WINDOW,
     Segment,
 )
-from pyfrp.wire.kcp_session import LEAST_ROOM, KcpSession
+from pyfrp.wire.kcp_session import ACK_DELAY_S, ACK_EVERY, LEAST_ROOM, KcpSession
 
 CONV = 1
 DELAY_S = 0.01
@@ -391,3 +391,23 @@ def test_a_peer_that_forgot_us_is_asked_twice():
     assert not end.reset
     told(0)
     assert end.reset
+
+
+def test_acknowledgements_wait_a_little_for_data_but_not_where_something_is_missing():
+    def push(*numbers):
+        for number in numbers:
+            segment = Segment(CONV, PUSH, wnd=99, sn=number, data=b"x")
+            end.feed([kcp.encode_data(number, kcp.encode_segments([segment]))], 1.0)
+        return [s.cmd for s in segments(end.take_output(1.0))]
+
+    end = KcpSession(CONV, on_data=lambda data: None, now=1.0)
+    assert push(0) == []
+    end.write(b"answer")
+    assert push() == [ACK, PUSH]
+    assert push(1, 2) == []
+    assert end.deadline() == 1.0 + ACK_DELAY_S
+    end.wake(1.0 + ACK_DELAY_S)
+    assert push() == [ACK]
+    assert push(*range(3, 3 + ACK_EVERY)) == [ACK]
+    assert push(20) == [ACK]
+    assert push(20) == [ACK]  # The last one did not arrive.
