@@ -41,7 +41,7 @@ class End:
 
 
 @pytest.fixture(params=["together", "one by one"])
-async def ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+async def ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, loop_kind: str):
     """Two that know each other, the second of them connected."""
     if request.param == "together" and sys.platform != "linux":
         pytest.skip("only Linux joins datagrams")
