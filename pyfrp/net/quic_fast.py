@@ -13,7 +13,7 @@ import aioquic
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # aioquic does not say so
 from aioquic.quic.connection import QuicConnectionState
 from aioquic.quic.events import StreamDataReceived
-from aioquic.quic.packet import QuicPacketType, pull_ack_frame
+from aioquic.quic.packet import QuicPacketType, decode_packet_number, pull_ack_frame
 from aioquic.quic.packet_builder import QuicSentPacket
 from aioquic.tls import Epoch
 
@@ -61,16 +61,26 @@ class Shortcuts(Base):
         start = 1 + len(self.host_cid)
         if path.addr != addr or not path.is_validated or data[1:start] != self.host_cid:
             return False
-        space = self._spaces[Epoch.ONE_RTT]
+        space: Any = self._spaces[Epoch.ONE_RTT]
+        crypto: Any = self._cryptos[Epoch.ONE_RTT].recv
+        sample = data[start + 4 : start + 20]  # RFC 9001, 5.4.2
+        if len(sample) < 16 or len(space.ack_queue) > _MAX_RANGES:
+            return False
+        mask = crypto.hp._mask(sample)
+        first = data[0] ^ mask[0] & 0x1F
+        width = (first & 3) + 1
+        shown = (
+            int.from_bytes(data[start : start + 4], "big") ^ int.from_bytes(mask[1:5], "big")
+        ) >> (32 - 8 * width)
+        number = decode_packet_number(shown, 8 * width, space.expected_packet_number)
+        if (first & 4) >> 2 != crypto.key_phase or first & 0x18:
+            return False
+        if number <= space.largest_received_packet:
+            return False
+        header = b"".join((bytes((first,)), data[1:start], shown.to_bytes(width, "big")))
         try:
-            header, plain, number, new_keys = self._cryptos[Epoch.ONE_RTT].recv.decrypt_packet(
-                data, start, space.expected_packet_number
-            )
+            plain = crypto.aead.decrypt(data[start + width :], header, number)
         except ValueError:  # aioquic's CryptoError.
-            return False
-        if new_keys or number < space.expected_packet_number or header[0] & 0x18:
-            return False
-        if len(space.ack_queue) > _MAX_RANGES:
             return False
         acked, at = None, 0
         try:
@@ -94,7 +104,7 @@ class Shortcuts(Base):
             )
         if fed is not None:
             self._events.append(fed)
-        self._note(space, number, header[0], now, asks=fed is not None)
+        self._note(space, number, first, now, asks=fed is not None)
         return True
 
     def _feed(self, plain: bytes, at: int) -> StreamDataReceived | None:
@@ -135,8 +145,9 @@ class Shortcuts(Base):
         if number > self._spin_highest_pn:
             self._spin_bit = bool(first & 0x20) != self._is_client
             self._spin_highest_pn = number
-        self._close_at = now + self._idle_timeout()
-        self._ack_eliciting_sent_since_receipt = False
+        if now != space.largest_received_time or self._ack_eliciting_sent_since_receipt:
+            self._close_at = now + self._idle_timeout()
+            self._ack_eliciting_sent_since_receipt = False
         space.largest_received_packet = number
         space.largest_received_time = now
         space.ack_queue.add(number)
@@ -284,14 +295,18 @@ class Shortcuts(Base):
         """Make a packet of its frames; returns its size."""
         crypto: Any = self._cryptos[Epoch.ONE_RTT].send
         number = builder._packet_number
-        header = b"".join(
-            (
-                bytes((0x41 | self._spin_bit << 5 | crypto.key_phase << 2,)),
-                self._peer_cid.cid,
-                (number & 0xFFFF).to_bytes(2, "big"),
-            )
+        first, cid, shown = (
+            0x41 | self._spin_bit << 5 | crypto.key_phase << 2,
+            self._peer_cid.cid,
+            number & 0xFFFF,
         )
-        datagram = crypto.hp.apply(header, crypto.aead.encrypt(plain, header, number))
+        header = b"".join((bytes((first,)), cid, shown.to_bytes(2, "big")))
+        sealed = crypto.aead.encrypt(plain, header, number)
+        mask = crypto.hp._mask(sealed[2:18])  # RFC 9001, 5.4.2
+        shown ^= mask[1] << 8 | mask[2]
+        datagram = b"".join(
+            (bytes((first ^ mask[0] & 0x1F,)), cid, shown.to_bytes(2, "big"), sealed)
+        )
         packet = QuicSentPacket(Epoch.ONE_RTT, True, True, False, number, QuicPacketType.ONE_RTT)
         packet.sent_bytes = size = len(datagram)
         packet.delivery_handlers = handlers

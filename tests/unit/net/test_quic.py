@@ -108,6 +108,33 @@ async def test_bytes_go_both_ways_over_a_bad_network(short, monkeypatch):
         assert await user.until_data(len(data)) == data[::-1]
 
 
+async def test_datagrams_that_come_twice_or_out_of_order_change_nothing(monkeypatch):
+    async with linked() as pair:
+        near, user, far, service = await pair.open()
+        dice = random.Random(7)
+        for wire in pair.wires:
+            send, late = wire.send_many, []
+
+            def mangled(sent, send=send, late=late):
+                out = [*late, *sent, *(one for one in sent if dice.random() < 0.3)]
+                late.clear()
+                if len(out) > 1 and dice.random() < 0.3:
+                    late.append(out.pop(dice.randrange(len(out))))
+                if dice.random() < 0.2:
+                    dice.shuffle(out)
+                send(out)
+
+            monkeypatch.setattr(wire, "send_many", mangled)
+        data = dice.randbytes(400_000)
+        for at in range(0, len(data), 50_000):
+            near.write(data[at : at + 50_000])
+            far.write(data[at : at + 1000])
+            await turns()
+        assert await service.until_data(len(data)) == data
+        heard = b"".join(data[at : at + 1000] for at in range(0, len(data), 50_000))
+        assert await user.until_data(len(heard)) == heard
+
+
 async def test_most_packets_take_the_short_ways(monkeypatch):
     async with linked() as pair:
         near, _, _, service = await pair.open()
