@@ -112,6 +112,12 @@ class BurstSocket:
             pass  # Before Linux 5.0: datagrams come one by one.
         self._loop.add_reader(sock, self._read)
 
+    def _read_again(self) -> None:
+        """After an error of the socket: libuv stops to look at it then."""
+        if not self.closed:
+            self._loop.remove_reader(self._sock)
+            self._loop.add_reader(self._sock, self._read)
+
     @property
     def address(self) -> Address:
         """Where it is bound. Raises OSError after the end."""
@@ -127,14 +133,17 @@ class BurstSocket:
     # -- input ---------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        for _ in range(_READS):
+        for number in range(_READS):
             if self.closed:
                 return
             try:
                 size, extra, _, source = self._sock.recvmsg_into([_room], _GRO_ROOM)
             except (BlockingIOError, InterruptedError):
+                if not number:  # Woken for an error that a send was told of.
+                    self._loop.call_soon(self._read_again)
                 return
             except OSError as exc:
+                self._loop.call_soon(self._read_again)
                 self._on_error(exc)
                 continue
             step = size

@@ -140,14 +140,17 @@ class Connection(Shortcuts, QuicConnection):
         aioquic doubles a limit whenever half of it has come, read or not: a slow reader would have
         everything in memory.
         """
+        if self.limit_of(stream) != stream.max_stream_data_local_sent:
+            unread: Any = _Unread(stream)
+            super()._write_stream_limits(builder, space, unread)
+
+    def limit_of(self, stream: Any) -> int:
         reader = self._readers.get(stream.stream_id)
         if reader is not None and stream.max_stream_data_local:
             limit = reader.consumed + WINDOW
             if limit - stream.max_stream_data_local >= WINDOW // 2:
                 stream.max_stream_data_local = limit
-        if stream.max_stream_data_local != stream.max_stream_data_local_sent:
-            unread: Any = _Unread(stream)
-            super()._write_stream_limits(builder, space, unread)
+        return super().limit_of(stream)
 
 
 class _Unread:

@@ -88,6 +88,7 @@ ROWS: list[Any] = [
     for way in ("default", "verified", "mutual", "off")
     # What the official programs do among themselves shows that the rows are right.
     if way != "off" or (server, client) == ("official", "ours")
+    if way != "verified" or (server, client) != ("official", "official")
 ]
 
 

@@ -41,7 +41,7 @@ class End:
 
 
 @pytest.fixture(params=["together", "one by one"])
-async def ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+async def ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, loop_kind: str):
     """Two that know each other, the second of them connected."""
     if request.param == "together" and sys.platform != "linux":
         pytest.skip("only Linux joins datagrams")
@@ -95,6 +95,14 @@ async def test_a_port_where_nobody_listens_is_told(ends: tuple[End, End]):
 
     await until(told, "the refusal")
     assert isinstance(two.errors[0], ConnectionRefusedError)
+    # It goes on when somebody is there again.
+    again = await End().open(await bind_udp(HOST, there[1]), connected=False)
+    for number in range(3):
+        two.socket.send_many([(b"hello", there)])
+        await until(lambda: len(again.came) > number, "it")  # noqa: B023  # awaited at once
+        again.socket.send_many([(b"hello yourself", again.came[0][1])])
+        await until(lambda: len(two.came) > number, "the answer")  # noqa: B023  # as above
+    again.socket.close()
 
 
 async def test_nothing_is_sent_or_told_after_the_end(ends: tuple[End, End]):

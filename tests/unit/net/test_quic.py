@@ -11,8 +11,11 @@ import pytest
 
 pytest.importorskip("aioquic", reason="QUIC is optional, and not installed here")
 
+from aioquic.quic.connection import QuicConnection
+from aioquic.tls import Epoch
+
 from pyfrp.errors import HandshakeError, PeerClosed
-from pyfrp.net import quic
+from pyfrp.net import quic, quic_fast
 from pyfrp.net.quic import WINDOW, QuicSession, QuicStream
 from pyfrp.net.quic_tls import peer_setup
 from tests.support.waiting import until, within
@@ -92,7 +95,10 @@ async def linked(loss: float = 0.0, keepalive_s: float = 10.0) -> AsyncIterator[
         assert not pair.server._streams
 
 
-async def test_bytes_go_both_ways_over_a_bad_network():
+@pytest.mark.parametrize("short", [True, False])
+async def test_bytes_go_both_ways_over_a_bad_network(short, monkeypatch):
+    """By the short ways, and as with an aioquic whose insides they do not know."""
+    monkeypatch.setattr(quic_fast, "KNOWN", short)
     async with linked(loss=0.03) as pair:
         near, user, far, service = await pair.open()
         data = random.Random(3).randbytes(300_000)
@@ -100,6 +106,69 @@ async def test_bytes_go_both_ways_over_a_bad_network():
         far.write(data[::-1])
         assert await service.until_data(len(data)) == data
         assert await user.until_data(len(data)) == data[::-1]
+
+
+async def test_datagrams_that_come_twice_or_out_of_order_change_nothing(monkeypatch):
+    async with linked() as pair:
+        near, user, far, service = await pair.open()
+        dice = random.Random(7)
+        for wire in pair.wires:
+            send, late = wire.send_many, []
+
+            def mangled(sent, send=send, late=late):
+                out = [*late, *sent, *(one for one in sent if dice.random() < 0.3)]
+                late.clear()
+                if len(out) > 1 and dice.random() < 0.3:
+                    late.append(out.pop(dice.randrange(len(out))))
+                if dice.random() < 0.2:
+                    dice.shuffle(out)
+                send(out)
+
+            monkeypatch.setattr(wire, "send_many", mangled)
+        data = dice.randbytes(400_000)
+        for at in range(0, len(data), 50_000):
+            near.write(data[at : at + 50_000])
+            far.write(data[at : at + 1000])
+            await turns()
+        assert await service.until_data(len(data)) == data
+        heard = b"".join(data[at : at + 1000] for at in range(0, len(data), 50_000))
+        assert await user.until_data(len(heard)) == heard
+
+
+async def test_most_packets_take_the_short_ways(monkeypatch):
+    async with linked() as pair:
+        near, _, _, service = await pair.open()
+        far = pair.server.connection
+        usual = []
+        receive = QuicConnection.receive_datagram
+        monkeypatch.setattr(
+            QuicConnection,
+            "receive_datagram",
+            lambda self, data, addr, now: (usual.append(len(data)), receive(self, data, addr, now)),
+        )
+        before = far._spaces[Epoch.ONE_RTT].largest_received_packet
+        near.write(bytes(3 * WINDOW))
+        await service.until_data(3 * WINDOW)
+        packets = far._spaces[Epoch.ONE_RTT].largest_received_packet - before
+        assert packets > 3 * WINDOW // quic.DATAGRAM
+        assert len(usual) < packets // 10
+        # New keys come by the usual way, and the short ones go on with them.
+        pair.client.connection.request_key_update()
+        near.write(bytes(WINDOW))
+        await service.until_data(4 * WINDOW)
+        assert service.data == bytes(4 * WINDOW)
+
+
+async def test_small_words_are_not_held_up_by_a_flood():
+    async with linked() as pair:
+        near, _, _, service = await pair.open()
+        near.write(bytes(20 * WINDOW))
+        other, _, _, beside = await pair.open()
+        for number in range(5):
+            other.write(b"word")
+            await beside.until_data(4 * (number + 1))
+        assert len(service.data) < 20 * WINDOW
+        near.abort()
 
 
 async def test_a_service_may_speak_first():
