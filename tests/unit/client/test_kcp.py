@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from pyfrp.client.connector import DirectConnector
-from pyfrp.client.transports import connect
+from pyfrp.client.transports import connect, kcp
 from pyfrp.client.transports.kcp import Dialler
 from pyfrp.errors import DialError, HandshakeError
 from pyfrp.net import dial
