@@ -19,7 +19,7 @@ from pyfrp.client.proxies import PROXY_TYPES
 from pyfrp.client.proxies.base import ClientProxy
 from pyfrp.client.route import Route, make_route
 from pyfrp.client.transports import connect
-from pyfrp.client.transports.proxied import blaming, idle_cut
+from pyfrp.client.transports.proxied import Cuts, blaming
 from pyfrp.config.names import wire_name
 from pyfrp.errors import (
     HandshakeError,
@@ -91,6 +91,7 @@ class Client:
         self._shown = b""
         self._control: Control | None = None
         self._stopping = asyncio.Event()
+        self._cuts = Cuts()
 
     def _make(self, proxy: Any) -> ClientProxy:
         name = wire_name(self.cfg.user, proxy.name)
@@ -165,10 +166,10 @@ class Client:
             if self._stopping.is_set():
                 return
             self.log.warning(f"session with the server ended: {cause}, connecting again")
-            idle = idle_cut(self._used, cause, control.silent_s)
-            if idle:
-                self.log.warning(idle)
             now = time.monotonic()
+            hint = self._cuts.hint(self._used, cause, control.silent_s, now - since)
+            if hint:
+                self.log.warning(hint)
             if now > quick_until:
                 quick_until = now + QUICK_WINDOW_S
                 quick = 0

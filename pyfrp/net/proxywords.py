@@ -318,6 +318,15 @@ def idle_cut(proxy: Proxy, idle_s: float, key: str) -> str:
     )
 
 
+def age_cut(proxy: Proxy, age_s: float, target: str) -> str:
+    """Two links in a row were lost at the same age."""
+    return (
+        f"two sessions in a row ended after {age_s:.0f} s, though bytes were moving: {proxy} seems "
+        "to limit how long a tunnel lasts, which cuts the requests in it: have its administrators "
+        f"raise the limit for {target}"
+    )
+
+
 def _host(url: str) -> str:
     """The host of a URL, fit for a log; "" if there is none."""
     try:

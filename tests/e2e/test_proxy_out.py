@@ -23,6 +23,7 @@ from tests.support.proxies import (
     authority_pem,
     intercepting_context,
     is_http,
+    is_tls,
     is_web,
 )
 from tests.support.services import BLOCK, running
@@ -66,11 +67,32 @@ WAYS: dict[str, tuple[Any, str, Config]] = {
         NO_MUX,
     ),
 }
+WAYS |= {
+    "wss-digest": (
+        lambda: HttpProxy(users=USERS, schemes=["digest"], inside=Inside(lets=is_tls)),
+        WAYS["basic"][1],
+        {"protocol": "wss", **NO_MUX},
+    ),
+    # TLS that is opened on the way, with HTTP alone let through.
+    "wss-opened": (
+        lambda: HttpProxy(inside=Inside(lets=is_http, intercepts=True)),
+        WAYS["http"][1],
+        {"protocol": "wss"},
+    ),
+    "websocket-http-only": (
+        lambda: HttpProxy(inside=Inside(lets=is_http)),
+        WAYS["http"][1],
+        {"protocol": "websocket"},
+    ),
+    "websocket-socks5": (lambda: SocksProxy(), WAYS["socks5"][1], {"protocol": "websocket"}),
+}
 ROWS: list[tuple[str, Kind, Kind]] = [
     *((way, "ours", "ours") for way in WAYS),
     *((way, "official", "ours") for way in ("basic", "digest", "https", "socks5-password")),
+    ("websocket-http-only", "official", "ours"),
     # The official client shows that these proxies are as real ones are.
     *((way, "ours", "official") for way in ("http", "basic", "ntlm-frp", "socks5-password")),
+    ("websocket-http-only", "ours", "official"),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pyfrp.client.route import Route, make_proxy, make_route
-from pyfrp.client.transports.proxied import blaming, idle_cut
+from pyfrp.client.transports.proxied import Cuts, blaming, idle_cut
 from pyfrp.config import ClientConfig
 from pyfrp.errors import ConfigError, HandshakeError, MuxError, PeerClosed
 
@@ -111,3 +111,22 @@ def test_a_link_that_is_lost_after_some_silence_is_blamed_on_the_proxy(
         if said
         else ""
     )
+
+
+def test_links_that_are_lost_at_the_same_age_are_blamed_on_the_proxy():
+    cuts, way, lost = Cuts(), route(), PeerClosed("closed")
+    assert cuts.hint(way, lost, 0.5, 20.1) == ""
+    assert cuts.hint(way, lost, 0.5, 20.4) == (
+        "two sessions in a row ended after 20 s, though bytes were moving: the proxy "
+        "proxy.test:3128 seems to limit how long a tunnel lasts, which cuts the requests in it: "
+        "have its administrators raise the limit for 0.0.0.0:7000"
+    )
+    assert cuts.hint(way, lost, 0.5, 40.0) == ""  # Another age,
+    assert cuts.hint(way, MuxError("x"), 0.5, 40.0) == ""  # another cause,
+    direct = route(proxy_url="")
+    assert cuts.hint(direct, lost, 0.5, 40.0) == ""  # no proxy,
+    assert cuts.hint(way, lost, 0.5, 40.0) == ""  # none before,
+    for _ in range(3):
+        assert cuts.hint(way, lost, 0.5, 2.0) == ""  # too young.
+    # Silence says more.
+    assert "cuts what is idle" in cuts.hint(way, lost, 20.0, 20.0)
