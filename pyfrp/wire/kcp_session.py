@@ -317,7 +317,8 @@ class KcpSession:
         ):
             return  # Beyond the window: not acknowledged, so that it comes again.
         self._ack = sn, stamp
-        self._ack_due += 1
+        # Behind a full one there is more, that may wait for this.
+        self._ack_due += 1 if len(data) < MAX_SEGMENT_DATA else ACK_EVERY
         if number != wanted:
             self._ack_due = ACK_EVERY
             if number > wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import sys
 from contextlib import asynccontextmanager
@@ -123,3 +124,40 @@ async def test_both_families_come_to_the_address_of_all():
             for _, source in came:
                 far.send_all([b"back"], source)
             assert await asyncio.get_running_loop().run_in_executor(None, six.recv, 10) == b"back"
+
+
+async def test_where_the_loop_watches_no_sockets_it_reads_them_itself(loop_kind, monkeypatch):
+    # Sockets without `recvmsg_into` are Windows', as loops without `add_reader` are.
+    monkeypatch.setattr(trains, "hasattr", lambda *_: False, raising=False)
+    async with socket_on() as (far, came, _), socket_on() as (near, _, _):
+        near.send_all([b"one", b"two"], far.address)
+        await until(lambda: len(all_of(came)) == 2, "the datagrams")
+        assert all_of(came) == [b"one", b"two"]
+        assert far._plain is not None
+
+
+class Refusing:
+    """A socket that takes nothing."""
+
+    def __init__(self, exc):
+        self.exc = exc
+
+    def _fail(self, *_):
+        raise self.exc
+
+    send = sendto = sendmsg = _fail
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_datagrams_that_the_kernel_has_no_room_for_are_lost(count):
+    sender = TrainSender(Refusing(BlockingIOError()), pytest.fail)
+    sender.send_all([b"x"] * count)
+    sender.send_all([b"x"] * count, (HOST, 9))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_other_errors_are_told_once(count):
+    errors = []
+    sender = TrainSender(Refusing(OSError(errno.ENETUNREACH, "unreachable")), errors.append)
+    sender.send_all([b"x"] * count)
+    assert len(errors) == 1

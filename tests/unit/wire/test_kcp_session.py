@@ -394,9 +394,9 @@ def test_a_peer_that_forgot_us_is_asked_twice():
 
 
 def test_acknowledgements_wait_a_little_for_data_but_not_where_something_is_missing():
-    def push(*numbers):
+    def push(*numbers, data=b"x"):
         for number in numbers:
-            segment = Segment(CONV, PUSH, wnd=99, sn=number, data=b"x")
+            segment = Segment(CONV, PUSH, wnd=99, sn=number, data=data)
             end.feed([kcp.encode_data(number, kcp.encode_segments([segment]))], 1.0)
         return [s.cmd for s in segments(end.take_output(1.0))]
 
@@ -409,5 +409,6 @@ def test_acknowledgements_wait_a_little_for_data_but_not_where_something_is_miss
     end.wake(1.0 + ACK_DELAY_S)
     assert push() == [ACK]
     assert push(*range(3, 3 + ACK_EVERY)) == [ACK]
+    assert push(3 + ACK_EVERY, data=bytes(MAX_SEGMENT_DATA)) == [ACK]
     assert push(20) == [ACK]
     assert push(20) == [ACK]  # The last one did not arrive.
