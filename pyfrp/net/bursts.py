@@ -27,9 +27,15 @@ _MOST_SEGMENTS = 64  # Linux, UDP_MAX_SEGMENTS.
 _MOST_BYTES = 65_000
 _READS = 16  # Pieces that are read in a turn; others want theirs, too.
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
+# Linux, <netinet/in.h>: which of our addresses a datagram came to, and is to be sent from.
+_PKTINFO = {
+    socket.AF_INET: (socket.IPPROTO_IP, 8, 8),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 49, 50),
+}
+_MOST_PEERS = 4096  # Whose way to us is remembered; who is forgotten is answered by the usual one.
 _SIZE = struct.Struct("=H")
 _GRO_SIZE = struct.Struct("=i")
-_GRO_ROOM = 64
+_EXTRA_ROOM = 128
 _LINUX = sys.platform == "linux"
 # What says that segments cannot be had here, by the system or on the way out.
 _NO_SEGMENTS = (errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EMSGSIZE)
@@ -106,6 +112,12 @@ class BurstSocket:
         self._on_error = on_error
         self._loop = asyncio.get_running_loop()
         self._segments = True
+        # Of several addresses of ours, an answer has to come from the one that was asked.
+        self._family = sock.family
+        self._ways: dict[Address, bytes] = {}
+        if not connected and sock.getsockname()[0] in ("0.0.0.0", "::"):
+            level, ask, _ = _PKTINFO[self._family]
+            sock.setsockopt(level, ask, 1)
         try:
             sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
         except OSError:
@@ -137,7 +149,7 @@ class BurstSocket:
             if self.closed:
                 return
             try:
-                size, extra, _, source = self._sock.recvmsg_into([_room], _GRO_ROOM)
+                size, extra, _, source = self._sock.recvmsg_into([_room], _EXTRA_ROOM)
             except (BlockingIOError, InterruptedError):
                 if not number:  # Woken for an error that a send was told of.
                     self._loop.call_soon(self._read_again)
@@ -150,6 +162,8 @@ class BurstSocket:
             for level, kind, value in extra:
                 if level == _SOL_UDP and kind == _UDP_GRO:
                     step = _GRO_SIZE.unpack(value[: _GRO_SIZE.size])[0]
+                elif (level, kind) == _PKTINFO[self._family][::2]:
+                    self._learn_way(source, value)
             if step >= size:
                 self._on_datagram(bytes(_view[:size]), source)
                 continue
@@ -157,6 +171,25 @@ class BurstSocket:
             for data in [bytes(_view[at : min(at + step, size)]) for at in range(0, size, step)]:
                 if not self.closed:
                     self._on_datagram(data, source)
+
+    def _learn_way(self, source: Address, info: bytes) -> None:
+        if self._family == socket.AF_INET:
+            way = bytes(4) + info[4:8] + bytes(4)
+        elif info[:2] == b"\xfe\x80":
+            way = info  # An address of one interface alone.
+        else:
+            way = info[:16] + bytes(4)
+        if self._ways.get(source) != way:
+            self._ways[source] = way
+            if len(self._ways) > _MOST_PEERS:
+                del self._ways[next(iter(self._ways))]
+
+    def _way(self, address: Address) -> list[tuple[int, int, bytes]]:
+        way = self._ways.get(address)
+        if way is None:
+            return []
+        level, _, kind = _PKTINFO[self._family]
+        return [(level, kind, way)]
 
     # -- output --------------------------------------------------------------------------------
 
@@ -211,11 +244,11 @@ class BurstSocket:
         if self._connected:
             self._sock.send(data)
         else:
-            self._sock.sendto(data, address)
+            self._sock.sendmsg((data,), self._way(address), 0, address)
 
     def _send_together(self, pieces: list[bytes], size: int, address: Address) -> None:
-        how = [(_SOL_UDP, _UDP_SEGMENT, _SIZE.pack(size))]
+        how: list[tuple[int, int, bytes]] = [(_SOL_UDP, _UDP_SEGMENT, _SIZE.pack(size))]
         if self._connected:
             self._sock.sendmsg(pieces, how)
         else:
-            self._sock.sendmsg(pieces, how, 0, address)
+            self._sock.sendmsg(pieces, how + self._way(address), 0, address)

@@ -24,7 +24,7 @@ from pyfrp.net.quic import MIN_INITIAL, QuicSession, QuicStream, first_of_client
 from pyfrp.net.quic_tls import Setup
 
 # Connections without a handshake. From the first number on, a client has to show that it is where
-# it says to be; beyond the second, the oldest goes: about 200 KB each.
+# it says to be; beyond the second, the oldest goes: about 100 KB each.
 RETRY_AT = 32
 MAX_HALF_OPEN = 256
 # Streams that a client may open before it has logged in, and that it may be ahead of those which

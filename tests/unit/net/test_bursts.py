@@ -131,3 +131,19 @@ async def test_where_nothing_can_be_joined_each_is_sent_alone(monkeypatch: pytes
     assert [exc.errno for exc in two.errors] == [errno.EIO]
     one.socket.close()
     two.socket.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others are answered by the usual way")
+async def test_only_so_many_ways_are_remembered(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bursts, "_MOST_PEERS", 3)
+    one = await End().open(await bind_udp("0.0.0.0", 0), connected=False)
+    there = (HOST, one.socket.address[1])
+    others = [await End().open(connect_udp(there), connected=True) for _ in range(6)]
+    for other in others:
+        other.socket.send_many([(b"hello", there)])
+    await until(lambda: len(one.came) == 6, "all of them")
+    assert len(one.socket._ways) == 3
+    one.socket.send_many([(b"you, too", source) for _, source in one.came])
+    await until(lambda: all(other.came for other in others), "the answers")
+    for end in (one, *others):
+        end.socket.close()

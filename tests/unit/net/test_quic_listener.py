@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -77,7 +78,6 @@ class Port:
 
 def route(port: int, **more: Any) -> Route:
     return Route(
-        host=HOST,
         port=port,
         local_ip="",
         keepalive_s=0,
@@ -87,7 +87,7 @@ def route(port: int, **more: Any) -> Route:
         tcp_mux=True,
         mux_keepalive_s=30,
         protocol="quic",
-        **{"dial_timeout_s": 10, **more},
+        **{"host": HOST, "dial_timeout_s": 10, **more},
     )
 
 
@@ -162,6 +162,28 @@ async def test_clients_share_a_port():
         await one.close()
         await until(lambda: p.lost, "the end to be told")
         await echoed(two)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have one loopback address")
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+async def test_an_answer_comes_from_the_address_that_was_asked(host):
+    made = Port()
+    await made.listening.open(host, 0)
+    try:
+        for asked in ("127.0.0.1", "127.0.0.2", *(["::1"] if socket.has_dualstack_ipv6() else [])):
+            c = await transport.connect(route(made.number, host=asked, dial_timeout_s=3), report)
+            await echoed(c, os.urandom(100_000))
+            await c.close()
+    finally:
+        made.listening.close()
+        for session in list(made.listening._sessions):
+            session.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have one loopback address")
+async def test_without_ipv6_an_answer_comes_from_the_address_that_was_asked(monkeypatch):
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    await test_an_answer_comes_from_the_address_that_was_asked("0.0.0.0")
 
 
 async def test_a_client_whose_address_changes_goes_on():
