@@ -95,6 +95,9 @@ class Listening:
             session.close()
         self._close_socket()
 
+    async def settle(self) -> None:
+        """Nothing to wait for: unlike with KCP, a peer is told of the end of its connection."""
+
     def send_many(self, datagrams: list[tuple[bytes, Address]]) -> None:
         if self._socket is not None:
             self._socket.send_many(datagrams)
