@@ -78,7 +78,7 @@ async def _live(options: argparse.Namespace, directory: Path) -> dict[str, Row]:
                 _say(f"{event.name}: well again after {took:.2f} s")
             # Programs were started again within the round: the figures are those of young ones.
             await scene.load(requests=500, streams=40)
-            now = scene.figures()
+            now = await scene.at_rest()
             before = before or now
             _say(f"server {words(now[0])} client {words(now[1])}")
             for first, last in zip(before, now, strict=True):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pyfrp.vhost.upstream import IDLE_S
 from tests.soak.surroundings import NAME, PASSWORD, PROXY, USER, NameServer
 from tests.soak.surroundings import Proxy as OfficeProxy
 from tests.support.backends import Exchange, HttpBackend, sse
@@ -28,7 +29,7 @@ from tests.support.processes import (
     server_config,
 )
 from tests.support.services import running
-from tests.support.waiting import all_of
+from tests.support.waiting import all_of, until
 
 HOMES = ("127.0.53.11", "127.0.53.12")
 DOMAIN = "llm.test"
@@ -39,6 +40,8 @@ CUTS_IDLE_S = 8
 KEEPALIVE_S = 3
 """So often does the tunnel say something: the defaults' 30 s against a proxy's usual minutes."""
 BIND_PORT = 8443
+REST_FDS = 60
+"""Fewer descriptors than this are open in a process that nobody uses."""
 
 
 @dataclass
@@ -74,8 +77,18 @@ class Scene:
         await self.start_server()
         self.names.move(HOMES[self.at])
 
-    def figures(self) -> tuple[Figures, Figures]:
-        return self.server.figures(), self.client.figures()
+    async def at_rest(self) -> tuple[Figures, Figures]:
+        """Figures of the server and the client when idle connections have had their time.
+
+        Raises:
+            AssertionError: when connections are left after it.
+        """
+
+        def rested() -> tuple[Figures, Figures] | None:
+            both = self.server.figures(), self.client.figures()
+            return both if all(one.fds < REST_FDS for one in both) else None
+
+        return await until(rested, "idle connections to end", 2 * IDLE_S, 0.5)
 
     # -- callers -------------------------------------------------------------------------------
 
