@@ -40,7 +40,7 @@ CUTS_IDLE_S = 8
 KEEPALIVE_S = 3
 """So often does the tunnel say something: the defaults' 30 s against a proxy's usual minutes."""
 BIND_PORT = 8443
-REST_FDS = 60
+REST_FDS = 30
 """Fewer descriptors than this are open in a process that nobody uses."""
 
 
