@@ -34,7 +34,7 @@ from tests.support.processes import (
 from tests.support.services import EchoBackend, running
 from tests.support.waiting import all_of, until, until_async
 
-pytestmark = [pytest.mark.clock, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
 Kinds = tuple[Kind, Kind]
 

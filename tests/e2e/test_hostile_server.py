@@ -15,7 +15,7 @@ from tests.support.processes import TOKEN, Kind, Program, client_config, tcp_pro
 from tests.support.services import Pipe, ScriptBackend, running
 from tests.support.waiting import all_of, until
 
-pytestmark = [pytest.mark.clock, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="function")]
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="function")]
 
 Script = Callable[[Pipe], Awaitable[None]]
 
