@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, quote_plus, urlencode
 
 from pyfrp.auth.idtoken import quote
+from pyfrp.auth.outproxy import EnvironmentProxies, always
 from pyfrp.auth.sources import SourceFailed, resolve
 from pyfrp.errors import AuthError, ConfigError
 from pyfrp.net.certs import trusting_context
-from pyfrp.net.fetch import PROXY_SCHEMES, Answer, Fetcher, FetchError, read_url
+from pyfrp.net.fetch import Answer, Fetcher, FetchError, FindProxy, read_url
 
 if TYPE_CHECKING:
     from pyfrp.config.client import ClientOIDC
@@ -270,19 +271,21 @@ def _form(oidc: ClientOIDC) -> dict[str, str]:
 
 
 def _fetcher(oidc: ClientOIDC) -> Fetcher:
-    url, proxy = oidc.token_endpoint_url, None
+    find_proxy: FindProxy | None = None
     try:
         key = "auth.oidc.tokenEndpointURL"
-        read_url(url)
+        read_url(oidc.token_endpoint_url)
         key = "auth.oidc.proxyURL"
         if oidc.proxy_url:
-            proxy = read_url(oidc.proxy_url, PROXY_SCHEMES)
+            find_proxy = always(key, oidc.proxy_url)
     except ValueError as exc:
         raise ConfigError(f"{key} cannot be used: {exc}", key=key) from None
     context = None
     if oidc.trusted_ca_file or oidc.insecure_skip_verify:
         ca_file = "" if oidc.insecure_skip_verify else oidc.trusted_ca_file
         context = trusting_context(ca_file, "auth.oidc.trustedCaFile")
-    # As with frp, who sets any of these has said how to get there: the environment says no more.
-    environment = context is None and proxy is None
-    return Fetcher(context=context, proxy=proxy, environment=environment, timeout_s=ENDPOINT_S)
+    if context is None and find_proxy is None:
+        # As with frp, who sets any of these has said how to get there: the environment says no
+        # more.
+        find_proxy = EnvironmentProxies()
+    return Fetcher(context=context, find_proxy=find_proxy, timeout_s=ENDPOINT_S)

@@ -22,6 +22,7 @@ from pyfrp.auth.idtoken import (
     read_token,
 )
 from pyfrp.auth.issuer import FETCH_S, Issuer
+from pyfrp.auth.outproxy import EnvironmentProxies
 from pyfrp.errors import AuthError
 from pyfrp.net.fetch import Fetcher
 from pyfrp.wire.framing import MAX_BODY
@@ -56,7 +57,8 @@ def verifier(auth: ServerAuth) -> OidcVerifier:
     """The server's side, by its configuration."""
     oidc = auth.oidc
     rules = Rules(oidc.issuer, oidc.audience, oidc.skip_expiry_check, oidc.skip_issuer_check)
-    issuer = Issuer(oidc.issuer, Fetcher(timeout_s=FETCH_S))
+    fetcher = Fetcher(find_proxy=EnvironmentProxies(), timeout_s=FETCH_S)
+    issuer = Issuer(oidc.issuer, fetcher)
     return OidcVerifier(rules, issuer, frozenset(auth.additional_scopes))
 
 

@@ -48,7 +48,7 @@ class ClientOIDC(Model):
     """Do not verify the endpoint's certificate. Default false."""
 
     proxy_url: str = secret()
-    """Proxy on the way to the endpoint: an http, https, socks5 or socks5h URL.
+    """Proxy on the way to the endpoint: an http, https, socks5, socks5h or ntlm URL.
 
     Without it the environment is asked (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), unless
     `trustedCaFile` or `insecureSkipVerify` is set."""

@@ -84,7 +84,7 @@ class NamedProxy(NamedTuple):
 
 
 def proxy_from_environment(
-    environ: Mapping[str, str], host: str, port: int, *, secure: bool
+    environ: Mapping[str, str], host: str, port: int, *, secure: bool, as_go: bool = False
 ) -> NamedProxy | None:
     """The proxy that the environment names for a server, None for a direct connection.
 
@@ -96,11 +96,16 @@ def proxy_from_environment(
     Args:
         host, port: The server's.
         secure: Whether the connection begins with TLS.
+        as_go: To the letter of Go: neither stands in for the other, nor `all_proxy` for both, and
+            what is on loopback is excepted.
     """
+    if as_go and _is_loopback(host):
+        return None
     if _excepted(_variable(environ, "no_proxy")[1], host, port):
         return None
     names = ["http_proxy", "https_proxy"]
-    for name in [*(reversed(names) if secure else names), "all_proxy"]:
+    order = [*(reversed(names) if secure else names), "all_proxy"]
+    for name in order[:1] if as_go else order:
         variable, value = _variable(environ, name)
         # Servers that start programs per request fill HTTP_PROXY from a header of the caller's.
         if variable == "HTTP_PROXY" and "REQUEST_METHOD" in environ:
@@ -174,6 +179,11 @@ def _excepted(no_proxy: str, host: str, port: int) -> bool:
         if name and (host.endswith("." + name.removeprefix(".")) or host == name):
             return True
     return False
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
 
 
 def _split_port(entry: str) -> tuple[str, str]:

@@ -288,10 +288,12 @@ def _oidc(oidc: ClientOIDC, method: str, allow_unsafe: Collection[str]) -> Itera
         )
     if missing:
         yield Problem("; ".join(missing), place)
-    # frpc notices at the first token that it has to get.
-    if oidc.proxy_url and not re.match(r"(?:https?|socks5h?)://[^/]", oidc.proxy_url):
-        text = "auth.oidc.proxyURL must be an http, https, socks5 or socks5h URL"
-        yield Problem(text, (*place, "proxyURL"))
+    try:
+        # frpc notices at the first token that it has to get.
+        if oidc.proxy_url:
+            parse_proxy_url(oidc.proxy_url)
+    except ValueError as exc:
+        yield Problem(f"auth.oidc.proxyURL: {exc}", (*place, "proxyURL"))
 
 
 def _log(log: LogConfig) -> Iterator[Problem]:

@@ -74,8 +74,7 @@ class Outlet:
 
     def send_many(self, datagrams: list[tuple[bytes, tuple[Any, ...]]]) -> None:
         """Send datagrams, once there is an address that it is connected to."""
-        for data, _ in datagrams:
-            self._socket.send(data)
+        self.send_all([data for data, _ in datagrams])
 
     def connect(self, address: Address) -> None:
         """Have datagrams of this address only. Raises OSError."""

@@ -3,21 +3,20 @@
 For the rare and short talks with identity providers: a fresh connection for each, one deadline for
 all of it, a bounded answer. Nothing of what is sent stands in an error.
 
-Source of the ways through proxies: RFC 9110 9.3.6 (CONNECT), RFC 1928 and 1929 (SOCKS5); which
-proxy the environment names: Go `golang.org/x/net/http/httpproxy`.
+Source of what goes through a proxy as what: Go `net/http` `transport.go` (whole requests to http
+URLs for HTTP proxies, tunnels for all else).
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import re
-import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from pyfrp.errors import BadHead, LinkError, WireError
@@ -28,27 +27,21 @@ from pyfrp.net.tls import upgrade
 from pyfrp.wire.http_body import ChunkedDecoder
 from pyfrp.wire.http_grammar import CHUNKED, UNTIL_CLOSE
 from pyfrp.wire.http_response import ResponseHead, next_response_head
+from pyfrp.wire.httpauth import basic
+
+if TYPE_CHECKING:
+    from pyfrp.net.outproxy import Proxy
 
 MAX_BODY_BYTES = 1 << 20
 """Longest answer: a set of keys or a token with its wrapping is a few kilobytes."""
 MAX_REDIRECTS = 5
-PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
-"""Of proxy URLs. Names are resolved by the proxy with all of them, as in Go."""
 
-_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+_PORTS = {"http": 80, "https": 443}
 _PRINTABLE = re.compile(r"[!-~]+")
 _LOCATION = re.compile(rb"\r\n(?i:location):[ \t]*([!-~]*)[ \t]*\r\n")
 _TYPE = re.compile(rb"\r\n(?i:content-type):[ \t]*([!#$%&'*+\-.^_`|~0-9A-Za-z/]*)")
-_SOCKS_REPLIES = {
-    1: "general failure",
-    2: "not allowed by its rules",
-    3: "network unreachable",
-    4: "host unreachable",
-    5: "connection refused",
-    6: "time ran out",
-    7: "command not supported",
-    8: "kind of address not supported",
-}
+# Of the time for an exchange, before all of it is over: a proxy that is silent is told as such.
+_PROXY_SHARE = 0.8
 
 
 class FetchError(LinkError):
@@ -57,10 +50,10 @@ class FetchError(LinkError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an exchange goes, or a proxy is.
+    """Where an exchange goes.
 
     Attributes:
-        path: With the query; of a proxy of no meaning.
+        path: With the query.
         user, password: From the URL; "" without.
     """
 
@@ -83,13 +76,6 @@ class Place:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
-    @property
-    def basic(self) -> bytes:
-        """The value of an Authorization field; b"" without a user."""
-        if not self.user and not self.password:
-            return b""
-        return b"Basic " + base64.b64encode(f"{self.user}:{self.password}".encode())
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -107,8 +93,12 @@ class Answer:
         return f"<Answer {self.status} {self.kind} {len(self.body)} bytes>"  # It may be a token.
 
 
-def read_url(url: str, schemes: tuple[str, ...] = ("http", "https")) -> Place:
-    """Take a URL apart.
+FindProxy: TypeAlias = "Callable[[Place], Proxy | None]"
+"""Names the proxy for a place, None for a direct connection. May raise FetchError."""
+
+
+def read_url(url: str) -> Place:
+    """Take an http or https URL apart.
 
     Raises:
         ValueError: with what is wrong with it, and nothing of its text.
@@ -119,8 +109,8 @@ def read_url(url: str, schemes: tuple[str, ...] = ("http", "https")) -> Place:
         parts: SplitResult = urlsplit(url)
     except ValueError:
         raise ValueError("it names no host that there could be") from None
-    if parts.scheme not in schemes:
-        raise ValueError(f"it must begin with {' or '.join(f'{each}://' for each in schemes)}")
+    if parts.scheme not in _PORTS:
+        raise ValueError(f"it must begin with {' or '.join(f'{each}://' for each in _PORTS)}")
     try:
         port = parts.port
     except ValueError:
@@ -141,9 +131,8 @@ class Fetcher:
     """Makes exchanges, all in the same manner.
 
     Args:
-        context: For https; None for the system's authorities.
-        proxy: The proxy to use for everything.
-        environment: Use the proxies that the environment names, if `proxy` is None.
+        context: For https, also to proxies; None for the system's authorities.
+        find_proxy: Asked at each exchange; None to connect directly.
         timeout_s: For one exchange, name resolution and redirections included.
     """
 
@@ -151,13 +140,11 @@ class Fetcher:
         self,
         *,
         context: ssl.SSLContext | None = None,
-        proxy: Place | None = None,
-        environment: bool = True,
+        find_proxy: FindProxy | None = None,
         timeout_s: float = 10.0,
     ) -> None:
         self._given = context
-        self._proxy = proxy
-        self._environment = environment
+        self._find_proxy = find_proxy
         self._timeout_s = timeout_s
 
     async def get(self, url: str) -> Answer:
@@ -194,57 +181,67 @@ class Fetcher:
     async def _exchange(
         self, place: Place, method: bytes, fields: Mapping[str, str], body: bytes
     ) -> tuple[ResponseHead, bytes]:
-        proxy = self._proxy or (_proxy_of_environment(place) if self._environment else None)
+        """What the server at `place` answers: head and body."""
+        proxy = self._find_proxy(place) if self._find_proxy is not None else None
+        lines = _fields(place, method, fields, body)
+        if proxy is not None and proxy.forwards and place.scheme == "http":
+            proof = _proof(proxy.user or "", proxy.password)
+            whole = _request(method, f"{place}{place.path}", {**lines, **proof}, body)
+            endpoint, early = await self._reach_forwarder(proxy)
+            head, page = await self._ask(endpoint, early, place, method, whole)
+            if head.status != 407:
+                return head, page
+            _check_refusal(proxy, head)
+            # For more than Basic can prove there is the tunnel.
         endpoint, early = await self._reach(place, proxy)
+        return await self._ask(
+            endpoint, early, place, method, _request(method, place.path, lines, body)
+        )
+
+    async def _ask(
+        self, endpoint: Endpoint, early: bytes, place: Place, method: bytes, request: bytes
+    ) -> tuple[ResponseHead, bytes]:
+        """Send a request and read its answer; this ends the connection."""
         conn = ByteConn(endpoint, early=early)
         try:
-            target = place.path
-            lines = {
-                "Host": place.authority,
-                "User-Agent": "pyfrp",
-                "Accept": "application/json",
-                "Accept-Encoding": "identity",
-                "Connection": "close",
-                **fields,
-            }
-            if place.basic and "Authorization" not in lines:
-                lines["Authorization"] = place.basic.decode()
-            if proxy is not None and place.scheme == "http" and proxy.scheme in ("http", "https"):
-                target = f"{place}{target}"
-                if proxy.basic:
-                    lines["Proxy-Authorization"] = proxy.basic.decode()
-            if method == b"POST":
-                lines["Content-Length"] = str(len(body))
-            head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-            conn.write(
-                b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, target.encode(), head.encode(), body)
-            )
-            answer = await _read_head(conn, method, place)
-            return answer, await _read_body(conn, answer, place)
+            conn.write(request)
+            head = await _read_head(conn, method, place)
+            return head, await _read_body(conn, head, place)
         finally:
             conn.abort()
 
-    async def _reach(self, place: Place, proxy: Place | None) -> tuple[Endpoint, bytes]:
+    async def _reach(self, place: Place, proxy: Proxy | None) -> tuple[Endpoint, bytes]:
         """A connection on which the server at `place` answers, paused."""
-        first = proxy or place
-        what = "the proxy " if proxy is not None else ""
-        endpoint, held = await dial_tcp(first.host, first.port, timeout_s=self._timeout_s)
-        early = held.early
-        try:
+        if proxy is None:
+            endpoint, held = await dial_tcp(place.host, place.port, timeout_s=self._timeout_s)
+            early = held.early
             if held.ended:
-                raise FetchError(f"{what}{first} accepts connections and closes them at once")
-            if first.scheme == "https":
-                endpoint, early = await self._secure(endpoint, early, first), b""
-            if proxy is not None and proxy.scheme.startswith("socks5"):
-                endpoint, early = await _socks(endpoint, early, proxy, place)
-            elif proxy is not None and place.scheme == "https":
-                endpoint, early = await _connect(endpoint, early, proxy, place)
-            if proxy is not None and place.scheme == "https":
-                endpoint, early = await self._secure(endpoint, early, place), b""
-        except BaseException:
-            endpoint.abort()
-            raise
-        return endpoint, early
+                endpoint.abort()
+                raise FetchError(f"{place} accepts connections and closes them at once")
+        else:
+            from pyfrp.net.via import dial_via  # many need none
+
+            timeout_s = self._timeout_s * _PROXY_SHARE
+            endpoint, early = await dial_via(
+                partial(dial_tcp, timeout_s=timeout_s),
+                proxy,
+                place.host,
+                place.port,
+                timeout_s=timeout_s,
+                context=self._given,
+            )
+        if place.scheme == "http":
+            return endpoint, early
+        return await self._secure(endpoint, early, place), b""
+
+    async def _reach_forwarder(self, proxy: Proxy) -> tuple[Endpoint, bytes]:
+        """A connection on which a proxy takes whole requests, paused."""
+        from pyfrp.net.via import dial_proxy
+
+        timeout_s = self._timeout_s * _PROXY_SHARE
+        return await dial_proxy(
+            partial(dial_tcp, timeout_s=timeout_s), proxy, timeout_s=timeout_s, context=self._given
+        )
 
     async def _secure(self, endpoint: Endpoint, early: bytes, place: Place) -> Endpoint:
         try:
@@ -261,6 +258,7 @@ class Fetcher:
             told = _tls_failure(cause) if isinstance(cause, ssl.SSLError) else str(exc)
             raise FetchError(f"{place}: {told}") from exc
         except ValueError as exc:
+            endpoint.abort()
             raise FetchError(f"{place}: its name cannot stand in TLS: {exc}") from exc
 
     def _context(self) -> ssl.SSLContext:
@@ -288,6 +286,50 @@ def _place(url: str) -> Place:
         return read_url(url)
     except ValueError as exc:
         raise FetchError(f"a URL cannot be used: {exc}") from None
+
+
+def _fields(place: Place, method: bytes, more: Mapping[str, str], body: bytes) -> dict[str, str]:
+    """The fields of a request."""
+    fields = {
+        "Host": place.authority,
+        "User-Agent": "pyfrp",
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        "Connection": "close",
+        **more,
+    }
+    if "Authorization" not in fields:
+        fields |= _proof(place.user, place.password, "Authorization")
+    if method == b"POST":
+        fields["Content-Length"] = str(len(body))
+    return fields
+
+
+def _proof(user: str, password: str, name: str = "Proxy-Authorization") -> dict[str, str]:
+    """The field that shows a user and password by Basic; none without either."""
+    try:
+        return {name: basic(user, password)} if user or password else {}
+    except ValueError as exc:
+        raise FetchError(f"a URL cannot be used: {exc}") from None
+
+
+def _request(method: bytes, target: str, fields: Mapping[str, str], body: bytes) -> bytes:
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, target.encode(), head.encode(), body)
+
+
+def _check_refusal(proxy: Proxy, head: ResponseHead) -> None:
+    """Raise ProxyError if a proxy has refused a user and password, which a tunnel would not help.
+
+    A second try with the same would count towards locking an account.
+    """
+    from pyfrp.net.proxywords import denied
+    from pyfrp.wire.connectproxy import AnswerReader
+
+    answer = AnswerReader().feed(head.raw)
+    offered = answer.challenges if answer is not None else []
+    if proxy.user is not None and any(each.scheme == "basic" for each in offered):
+        raise denied(proxy, "basic")
 
 
 def _answer(head: ResponseHead, body: bytes) -> Answer:
@@ -334,90 +376,6 @@ async def _read_body(conn: ByteConn, head: ResponseHead, place: Place) -> bytes:
                 raise FetchError(f"{place} cut its answer off")
     except WireError as exc:
         raise FetchError(f"the answer of {place} is malformed: {exc}") from exc
-
-
-# -- proxies -----------------------------------------------------------------------------------
-
-
-def _proxy_of_environment(place: Place) -> Place | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for a place, if they name one."""
-    import urllib.request  # costs as much as all else here, and few need it
-
-    if place.host == "localhost" or _is_loopback(place.host):
-        return None
-    proxies = urllib.request.getproxies_environment()
-    url = proxies.get(place.scheme)
-    if not url or urllib.request.proxy_bypass_environment(place.authority, proxies):  # type: ignore[attr-defined]  # it is documented, and not in typeshed
-        return None
-    try:
-        return read_url(url if "://" in url else f"http://{url}", PROXY_SCHEMES)
-    except ValueError as exc:
-        raise FetchError(
-            f"the proxy in {place.scheme.upper()}_PROXY cannot be used: {exc}"
-        ) from exc
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-async def _connect(
-    endpoint: Endpoint, early: bytes, proxy: Place, place: Place
-) -> tuple[Endpoint, bytes]:
-    """Have an HTTP proxy connect us."""
-    conn = ByteConn(endpoint, early=early)
-    host = f"[{place.host}]" if ":" in place.host else place.host
-    target = f"{host}:{place.port}"
-    login = b"Proxy-Authorization: %b\r\n" % proxy.basic if proxy.basic else b""
-    conn.write(
-        b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (target.encode(), target.encode(), login)
-    )
-    head = await _read_head(conn, b"CONNECT", proxy)
-    if head.status // 100 != 2:
-        hint = "; give it a user and password in the URL" if head.status == 407 else ""
-        raise FetchError(f"the proxy {proxy} answers CONNECT {target} with {head.status}{hint}")
-    return conn.detach()
-
-
-async def _socks(
-    endpoint: Endpoint, early: bytes, proxy: Place, place: Place
-) -> tuple[Endpoint, bytes]:
-    """Have a SOCKS5 proxy connect us."""
-    conn = ByteConn(endpoint, early=early)
-    user, password = proxy.user.encode()[:255], proxy.password.encode()[:255]
-    conn.write(b"\x05\x02\x00\x02" if user else b"\x05\x01\x00")
-    version, method = await conn.exactly(2)
-    if version != 5:
-        raise FetchError(f"the proxy {proxy} does not speak SOCKS5")
-    if method == 2 and user:
-        conn.write(b"\x01%c%b%c%b" % (len(user), user, len(password), password))
-        if (await conn.exactly(2))[1] != 0:
-            raise FetchError(f"the proxy {proxy} refuses the user and password in its URL")
-    elif method != 0:
-        raise FetchError(f"the proxy {proxy} wants to know who we are: give its URL a user")
-    conn.write(b"\x05\x01\x00" + _socks_address(place.host) + place.port.to_bytes(2, "big"))
-    _, code, _, kind = await conn.exactly(4)
-    if code:
-        reason = _SOCKS_REPLIES.get(code, f"code {code}")
-        raise FetchError(f"the proxy {proxy} cannot reach {place}: {reason}")
-    size = {1: 4, 4: 16}.get(kind)
-    await conn.exactly((size if size is not None else (await conn.exactly(1))[0]) + 2)
-    return conn.detach()
-
-
-def _socks_address(host: str) -> bytes:
-    try:
-        address = ip_address(host)
-    except ValueError:
-        name = host.encode()
-        if len(name) > 255:
-            raise FetchError("a host name is longer than SOCKS5 can say") from None
-        return b"\x03%c%b" % (len(name), name)
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    return (b"\x01" if address.version == 4 else b"\x04") + socket.inet_pton(family, host)
 
 
 def _tls_failure(exc: ssl.SSLError) -> str:

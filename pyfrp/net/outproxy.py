@@ -39,5 +39,10 @@ class Proxy:
         """`host:port`."""
         return format_address((self.host, self.port))
 
+    @property
+    def forwards(self) -> bool:
+        """Whether it also takes whole requests for http URLs, not only those for a tunnel."""
+        return self.scheme in ("http", "https")
+
     def __str__(self) -> str:
         return f"the proxy {self.place}"

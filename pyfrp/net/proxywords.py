@@ -45,7 +45,7 @@ def refused(proxy: Proxy, target: str, answer: Answer) -> ProxyError:
             f"CONNECT to {target}"
         )
         if not target.endswith(":443"):
-            text += ", or let the server listen on port 443 (serverPort = 443), which most allow"
+            text += ", or let the server listen on port 443, which most allow"
     elif 300 <= status < 400 or status == 511:
         place = _host(answer.location)
         text = (
@@ -87,7 +87,7 @@ def silent(proxy: Proxy, target: str, seconds: float) -> ProxyError:
     return ProxyError(
         f"{proxy} takes the connection and does not answer the request for {target} within "
         f"{seconds:g} s: either it is no {proxy.scheme} proxy (check {proxy.named_by}), or it "
-        "waits for the server without result: check serverAddr and serverPort"
+        f"waits for {target} without result: check that address"
     )
 
 
@@ -127,9 +127,7 @@ def garbage(proxy: Proxy, data: bytes, reason: str) -> ProxyError:
 
 def bad_host(proxy: Proxy, host: str) -> ProxyError:
     """The server's name cannot be sent to it."""
-    return ProxyError(
-        f"serverAddr {printable(host, 60)!r} cannot be asked of {proxy}: it is not a host name"
-    )
+    return ProxyError(f"{proxy} cannot be asked for {printable(host, 60)!r}: it is not a host name")
 
 
 # -- TLS to the proxy ---------------------------------------------------------------------------
@@ -165,7 +163,7 @@ def no_credentials(proxy: Proxy, challenges: list[Challenge]) -> ProxyError:
     scheme = "http" if proxy.scheme == "ntlm" else proxy.scheme
     return ProxyError(
         f"{proxy} asks for a user and a password (407, it offers {_offers(challenges)}): write "
-        f"them into transport.proxyURL, as in {scheme}://USER:PASSWORD@{proxy.place}",
+        f"them into {proxy.named_by}, as in {scheme}://USER:PASSWORD@{proxy.place}",
         407,
     )
 
@@ -175,7 +173,7 @@ def needs_kerberos(proxy: Proxy) -> ProxyError:
     return ProxyError(
         f"{proxy} asks for Kerberos (407, it offers Negotiate): install the package for it (pip "
         'install "pyfrp-tunnel[kerberos]") and get a ticket (kinit), or try a user and a '
-        f"password in transport.proxyURL, as in http://DOMAIN%5CUSER:PASSWORD@{proxy.place}",
+        f"password in {proxy.named_by}, as in http://DOMAIN%5CUSER:PASSWORD@{proxy.place}",
         407,
     )
 
@@ -233,7 +231,7 @@ def no_ticket(proxy: Proxy, reason: str) -> ProxyError:
     return ProxyError(
         f"{proxy} asks for Kerberos (407), and there is no ticket for HTTP/{proxy.host} "
         f"({printable(reason, 160)}): get one with kinit, or write a user and a password into "
-        "transport.proxyURL",
+        f"{proxy.named_by}",
         407,
     )
 
@@ -269,7 +267,7 @@ def socks_refused(proxy: Proxy, target: str, exc: SocksRefusal) -> ProxyError:
     if exc.method is not None:
         if proxy.user is None:
             return ProxyError(
-                f"{proxy} asks for a user and a password: write them into transport.proxyURL, as "
+                f"{proxy} asks for a user and a password: write them into {proxy.named_by}, as "
                 f"in {proxy.scheme}://USER:PASSWORD@{proxy.place}"
             )
         return ProxyError(

@@ -12,16 +12,16 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
-import socket
 from collections.abc import Callable
 
 from aioquic.quic.packet import encode_quic_retry, encode_quic_version_negotiation
 from aioquic.quic.retry import QuicRetryTokenHandler
 
 from pyfrp.errors import LinkError, PeerClosed
-from pyfrp.net.bursts import Address, Socket, open_socket
 from pyfrp.net.quic import MIN_INITIAL, QuicSession, QuicStream, first_of_client
 from pyfrp.net.quic_tls import Setup
+from pyfrp.net.sockets import bind_datagrams
+from pyfrp.net.trains import Address, TrainSocket
 
 # Connections without a handshake. From the first number on, a client has to show that it is where
 # it says to be; beyond the second, the oldest goes: about 100 KB each.
@@ -67,7 +67,7 @@ class Listening:
         self.on_lost = on_lost
         self.report = report
         self._loop = asyncio.get_running_loop()
-        self._socket: Socket | None = None
+        self._socket: TrainSocket | None = None
         self._by_id: dict[bytes, ServedSession] = {}
         self._sessions: set[ServedSession] = set()
         self._half_open: dict[ServedSession, None] = {}
@@ -78,9 +78,11 @@ class Listening:
 
     async def open(self, host: str, port: int) -> None:
         """Bind the port; "0.0.0.0" and "::" are both families, as on TCP. Raises OSError."""
-        self._socket = await open_socket(
-            _bind(host, port), connected=False, on_datagram=self._read, on_error=_forget
+        sock = TrainSocket(
+            bind_datagrams(host, port), on_datagrams=self._read_all, on_error=_forget
         )
+        await sock.attach()
+        self._socket = sock
 
     @property
     def address(self) -> Address:
@@ -108,6 +110,10 @@ class Listening:
             self._socket = None
 
     # -- what comes ----------------------------------------------------------------------------
+
+    def _read_all(self, datagrams: list[bytes], source: Address) -> None:
+        for data in datagrams:
+            self._read(data, source)
 
     def _read(self, data: bytes, source: Address) -> None:
         if not data:
@@ -302,22 +308,6 @@ def _names(data: bytes) -> tuple[bytes, bytes]:
     width = 1 << (data[at] >> 6)
     size = int.from_bytes(data[at : at + width], "big") & (1 << (8 * width - 2)) - 1
     return reply_to, data[at + width : at + width + size]
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    both = host in ("0.0.0.0", "::") and socket.has_dualstack_ipv6()
-    if both:
-        host = "::"
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        if sock.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
-        sock.setblocking(False)
-        sock.bind((host, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _forget(exc: OSError) -> None:

@@ -13,19 +13,29 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 from pyfrp.net.datagrams import DatagramSocket
 
 Address: TypeAlias = tuple[Any, ...]
 OnDatagrams: TypeAlias = Callable[[list[bytes], Address], None]
+Control: TypeAlias = tuple[tuple[int, int, bytes], ...]
 
 # Linux' `include/uapi/linux/udp.h`; Python has no names for them. A train is one UDP message to
 # most of the kernel, and so has a message's limits.
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _MAX_CARS, _MAX_TRAIN = 64, 65_000
 _UINT16 = struct.Struct("=H")
-_CONTROL = 64  # Bytes, for the size of the cars.
+# Linux, <netinet/in.h>: the level, and the options to ask which address of ours a datagram came to
+# and to say which one to send from.
+_PKTINFO = {
+    socket.AF_INET: (socket.IPPROTO_IP, 8, 8),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 49, 50),
+}
+_MAX_WAYS = 4096  # Peers whose way to us is remembered; others are answered by the usual one.
+_CONTROL = 128  # Bytes, for the size of the cars and the way they came.
 # Bytes read in one turn of the loop: others want their turn, and acknowledgements wait for it.
 # From peers that send no trains this is a hundred datagrams.
 READ = 128 * 1024
@@ -54,63 +64,74 @@ class TrainSender:
         self._trains = sys.platform == "linux"
         self._failures = 0
 
-    def send_all(self, datagrams: Sequence[bytes], address: Address | None = None) -> None:
-        """Send in order, to the connected address if none is given."""
-        count = len(datagrams)
-        at = 0
-        while at < count:
-            size = len(datagrams[at])
-            end = at + 1
-            if self._trains:
-                most = min(count, at + min(_MAX_CARS, _MAX_TRAIN // max(size, 1)))
-                while end < most and len(datagrams[end]) == size:
-                    end += 1
-            if end - at > 1:
-                if not self._send_train(datagrams[at:end], size, address):
-                    for datagram in datagrams[at:end]:
-                        if not self._send_one(datagram, address):
-                            return
-            elif not self._send_one(datagrams[at], address):
-                return
-            at = end
+    def send_all(
+        self, datagrams: Sequence[bytes], address: Address | None = None, control: Control = ()
+    ) -> None:
+        """Send in order, to the connected address if none is given.
 
-    def _send_train(self, cars: Sequence[bytes], size: int, address: Address | None) -> bool:
-        """Returns whether the system can do it over that network."""
-        control = [(_SOL_UDP, _UDP_SEGMENT, _UINT16.pack(size))]
-        try:
-            if address is None:
-                self._sock.sendmsg((b"".join(cars),), control)
-            else:
-                self._sock.sendmsg((b"".join(cars),), control, 0, address)
-        except BlockingIOError:
-            pass  # The kernel has no room: lost, as they may be anywhere on their way.
-        except OSError as exc:
-            if exc.errno in _NO_TRAINS:
+        Args:
+            control: What else `sendmsg` shall be told; only with an address.
+        """
+        at = alone = 0
+        again = True
+        while at < len(datagrams):
+            cars = self._alike(datagrams, at) if self._trains and at >= alone else 1
+            try:
+                if cars > 1:
+                    self._send_train(datagrams[at : at + cars], address, control)
+                else:
+                    self._send_one(datagrams[at], address, control)
+            except BlockingIOError:
+                return  # The kernel has no room: lost, as they may be anywhere on their way.
+            except ConnectionError as exc:
+                self._on_error(exc)
+                if not again or self._sock.fileno() < 0:
+                    return
+                again = False  # It was said of an earlier datagram; these were not sent for it.
+                continue
+            except OSError as exc:
+                if cars == 1 or exc.errno not in _NO_TRAINS:
+                    self._on_error(exc)
+                    return
                 self._failures += 1
                 self._trains = self._failures < MAX_FAILURES
-                return False
-            self._on_error(exc)  # Perhaps of an earlier datagram; these come again as if lost.
-        else:
-            self._failures = 0
-        return True
+                alone = at + cars
+                continue
+            at += cars
 
-    def _send_one(self, data: bytes, address: Address | None) -> bool:
-        """Returns whether to go on with the next."""
-        try:
-            if address is None:
-                self._sock.send(data)
-            else:
-                self._sock.sendto(data, address)
-        except BlockingIOError:
-            return False
-        except OSError as exc:
-            self._on_error(exc)
-            return False
-        return True
+    @staticmethod
+    def _alike(datagrams: Sequence[bytes], at: int) -> int:
+        """How many from `at` on can go as one: of one size, only the last may be shorter."""
+        size = len(datagrams[at])
+        end = at + 1
+        most = min(len(datagrams), at + min(_MAX_CARS, _MAX_TRAIN // max(size, 1)))
+        while end < most and len(datagrams[end]) == size:
+            end += 1
+        if end < most and 0 < len(datagrams[end]) < size:
+            end += 1
+        return end - at
+
+    def _send_train(self, cars: Sequence[bytes], address: Address | None, control: Control) -> None:
+        how = (*control, (_SOL_UDP, _UDP_SEGMENT, _UINT16.pack(len(cars[0]))))
+        if address is None:
+            self._sock.sendmsg((b"".join(cars),), how)
+        else:
+            self._sock.sendmsg((b"".join(cars),), how, 0, address)
+        self._failures = 0
+
+    def _send_one(self, data: bytes, address: Address | None, control: Control) -> None:
+        if address is None:
+            self._sock.send(data)
+        elif control:
+            self._sock.sendmsg((data,), control, 0, address)
+        else:
+            self._sock.sendto(data, address)
 
 
 class TrainSocket:
     """A UDP socket that brings what came at once, by sender.
+
+    Of several addresses of ours, an answer leaves from the one that was asked (on Linux).
 
     Args:
         sock: Bound or connected, not blocking; this closes it.
@@ -132,6 +153,8 @@ class TrainSocket:
         self._on_error = on_error
         self._sender = TrainSender(sock, on_error)
         self._plain: DatagramSocket | None = None
+        self._pktinfo = _PKTINFO[sock.family]
+        self._ways: dict[Address, Control] = {}
 
     async def attach(self) -> None:
         """Start to read. Raises OSError; the socket is closed then."""
@@ -147,15 +170,26 @@ class TrainSocket:
             )
             await self._plain.attach()
             return
-        if sys.platform == "linux":
-            try:
-                self._sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
-            except OSError:
-                pass  # A kernel before 5.0: they arrive one by one.
+        if sys.platform != "linux":
+            return
+        try:
+            self._sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
+        except OSError:
+            pass  # A kernel before 5.0: they arrive one by one.
+        if self._sock.getsockname()[0] in ("0.0.0.0", "::"):
+            level, ask, _ = self._pktinfo
+            self._sock.setsockopt(level, ask, 1)
 
     def send_all(self, datagrams: Sequence[bytes], address: Address | None = None) -> None:
+        """Send in order, to the connected address if none is given."""
         if not self.closed:
-            self._sender.send_all(datagrams, address)
+            way = self._ways.get(address, ()) if address is not None else ()
+            self._sender.send_all(datagrams, address, way)
+
+    def send_many(self, datagrams: Sequence[tuple[bytes, Address]]) -> None:
+        """Send each to its address, in this order."""
+        for address, some in groupby(datagrams, itemgetter(1)):
+            self.send_all([data for data, _ in some], address)
 
     @property
     def address(self) -> Address:
@@ -176,13 +210,17 @@ class TrainSocket:
     def _read(self) -> None:
         came: list[bytes] = []
         sender: Address | None = None
+        asked, _, told = self._pktinfo
         left = READ
         while left > 0:
             try:
                 size, control, _, source = self._sock.recvmsg_into((_space,), _CONTROL)
             except (BlockingIOError, InterruptedError):
+                if left == READ:  # Woken for an error that a send was told of.
+                    self._loop.call_soon(self._read_again)
                 break
             except OSError as exc:
+                self._loop.call_soon(self._read_again)
                 self._on_error(exc)
                 if self.closed:
                     return
@@ -200,9 +238,31 @@ class TrainSocket:
             for level, kind, value in control:
                 if level == _SOL_UDP and kind == _UDP_GRO:
                     car = int.from_bytes(value[:4], sys.byteorder)
+                elif (level, kind) == (asked, told):
+                    self._learn_way(source, value)
             if car >= size:
                 came.append(bytes(_view[:size]))
             else:
                 came += [bytes(_view[at : min(at + car, size)]) for at in range(0, size, car)]
         if came:
             self._on_datagrams(came, sender or ())
+
+    def _read_again(self) -> None:
+        """After an error of the socket: libuv stops to look at it then."""
+        if not self.closed:
+            self._loop.remove_reader(self._sock.fileno())
+            self._loop.add_reader(self._sock.fileno(), self._read)
+
+    def _learn_way(self, source: Address, info: bytes) -> None:
+        level, _, kind = self._pktinfo
+        if level == socket.IPPROTO_IP:
+            way = bytes(4) + info[4:8] + bytes(4)
+        elif info[:2] == b"\xfe\x80":
+            way = info  # An address of one interface alone.
+        else:
+            way = info[:16] + bytes(4)
+        known = self._ways.get(source)
+        if known is None or known[0][2] != way:
+            self._ways[source] = ((level, kind, way),)
+            if len(self._ways) > _MAX_WAYS:
+                del self._ways[next(iter(self._ways))]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 from pyfrp.errors import (
@@ -51,13 +52,20 @@ PAGE_S = 1.0
 
 
 async def dial_via(
-    dial: Dial, proxy: Proxy, host: str, port: int, *, timeout_s: float
+    dial: Dial,
+    proxy: Proxy,
+    host: str,
+    port: int,
+    *,
+    timeout_s: float,
+    context: ssl.SSLContext | None = None,
 ) -> tuple[Endpoint, bytes]:
     """Connect to `host:port` through a proxy; a name is sent to it unresolved.
 
     Args:
         dial: Connects to the proxy itself, under a deadline of its own.
         timeout_s: For everything from there on.
+        context: For TLS with the proxy; None for what this system trusts, as with Go.
 
     Returns:
         The endpoint, paused, and bytes read ahead.
@@ -65,21 +73,48 @@ async def dial_via(
     Raises:
         ProxyError: naming the proxy, what it did, and what to try.
     """
-    line = _Line(dial, proxy)
+    line = _Line(dial, proxy, context)
     target = format_address((host, port))
+    async with _at_work(line, target, timeout_s):
+        await _TUNNELS[proxy.scheme](line, host, port)
+        # If the end of the tunnel has come right behind the yes, the next turn of the loop
+        # tells: better here than as a riddle of whoever speaks through it.
+        await asyncio.sleep(0)
+        try:
+            return line.hand_over()
+        except PeerClosed:
+            raise words.closed_tunnel(proxy, target) from None
+
+
+async def dial_proxy(
+    dial: Dial, proxy: Proxy, *, timeout_s: float, context: ssl.SSLContext | None = None
+) -> tuple[Endpoint, bytes]:
+    """Connect to a proxy that `forwards`, which will get a whole request instead of a CONNECT.
+
+    Arguments, result and errors are those of `dial_via`.
+    """
+    line = _Line(dial, proxy, context)
+    async with _at_work(line, proxy.place, timeout_s):
+        if proxy.scheme == "https":
+            await line.secure()
+        try:
+            return line.hand_over()
+        except PeerClosed:
+            raise words.hung_up(proxy, proxy.place) from None
+
+
+@asynccontextmanager
+async def _at_work(line: _Line, target: str, timeout_s: float) -> AsyncIterator[None]:
+    """Connect to the proxy and bound what is done there; a failure drops the connection."""
     try:
         await line.redial()
         async with asyncio.timeout(timeout_s):
-            await _TUNNELS[proxy.scheme](line, host, port)
-            # If the end of the tunnel has come right behind the yes, the next turn of the loop
-            # tells: better here than as a riddle of whoever speaks through it.
-            await asyncio.sleep(0)
-            return line.hand_over(target)
+            yield
     except TimeoutError:
         line.drop()
         if line.securing:
-            raise words.no_tls(proxy, f"no answer within {timeout_s:g} s") from None
-        raise words.silent(proxy, target, timeout_s) from None
+            raise words.no_tls(line.proxy, f"no answer within {timeout_s:g} s") from None
+        raise words.silent(line.proxy, target, timeout_s) from None
     except BaseException:
         line.drop()
         raise
@@ -93,11 +128,12 @@ class _Line:
         securing: The TLS handshake with the proxy is under way.
     """
 
-    def __init__(self, dial: Dial, proxy: Proxy) -> None:
+    def __init__(self, dial: Dial, proxy: Proxy, context: ssl.SSLContext | None) -> None:
         self.proxy = proxy
         self.conn: ByteConn | None = None
         self.securing = False
         self._dial = dial
+        self._context = context
 
     async def redial(self) -> None:
         """Connect anew."""
@@ -118,7 +154,7 @@ class _Line:
         try:
             tls = await upgrade(
                 endpoint,
-                _trusting(),
+                self._context or _trusting(),
                 server_side=False,
                 server_name=proxy.host,
                 early=early,
@@ -128,6 +164,8 @@ class _Line:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise words.untrusted(proxy, cause.verify_message) from exc
             raise words.no_tls(proxy, str(exc)) from exc
+        except ValueError as exc:
+            raise words.no_tls(proxy, f"its name cannot stand in TLS: {exc}") from exc
         self.conn = ByteConn(tls)
         self.securing = False
 
@@ -137,16 +175,17 @@ class _Line:
             self.conn.abort()
             self.conn = None
 
-    def hand_over(self, target: str) -> tuple[Endpoint, bytes]:
-        """Give the tunnel away."""
+    def hand_over(self) -> tuple[Endpoint, bytes]:
+        """Give the connection away.
+
+        Raises:
+            PeerClosed: when there is nothing left of it.
+        """
         assert self.conn is not None
         conn = self.conn
-        try:
-            if conn.ended and not conn.buffer:
-                raise PeerClosed("closed")
-            found = conn.detach()
-        except PeerClosed:
-            raise words.closed_tunnel(self.proxy, target) from None
+        if conn.ended and not conn.buffer:
+            raise PeerClosed("the connection was closed")
+        found = conn.detach()
         self.conn = None
         return found
 

@@ -6,6 +6,7 @@ Source: frp `client/connector.go`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyfrp.client.connector import Connector, OnError
@@ -22,7 +23,8 @@ from pyfrp.errors import (
 from pyfrp.net.datagrams import connect_udp
 from pyfrp.net.dial import first_that_answers
 from pyfrp.net.endpoint import Endpoint, format_address
-from pyfrp.net.sockets import explain
+from pyfrp.net.sockets import explain, widen
+from pyfrp.net.trains import Address, TrainSocket
 
 if TYPE_CHECKING:
     from pyfrp.net.quic import QuicSession
@@ -102,13 +104,13 @@ async def _dial(
         DialError: nobody is there.
         HandshakeError: somebody is there, and we do not get on.
     """
-    from pyfrp.net.bursts import open_socket
     from pyfrp.net.quic import QuicSession
 
     sessions: list[QuicSession] = []
 
-    def read(data: bytes, source: object) -> None:
-        sessions[0].datagram_received(data)
+    def read(datagrams: list[bytes], source: Address) -> None:
+        for data in datagrams:
+            sessions[0].datagram_received(data)
 
     def fail(exc: OSError) -> None:
         if not sessions:
@@ -120,16 +122,18 @@ async def _dial(
 
     refusals: list[OSError] = []
     try:
-        sock = connect_udp(address)
-        own = sock.getsockname()
-        datagrams = await open_socket(sock, connected=True, on_datagram=read, on_error=fail)
+        raw = connect_udp(address)
+        widen(raw)
+        sock = _Socket(raw, on_datagrams=read, on_error=fail)
+        await sock.attach()
+        info = {"peername": address, "sockname": sock.address}
     except OSError as exc:
         raise DialError(explain(exc), exc.errno or 0) from exc
     session = QuicSession(
-        datagrams,
+        sock,
         address,
         setup=setup,
-        info={"peername": address, "sockname": own},
+        info=info,
         on_stream=None,
         report=on_error,
     )
@@ -155,6 +159,13 @@ async def _dial(
             raise DialError(f"{cause}; is this quicBindPort of the server?") from exc
         raise HandshakeError(f"{format_address(address)}: {exc}") from exc
     return session
+
+
+class _Socket(TrainSocket):
+    """The socket of one connection, which has no other address."""
+
+    def send_many(self, datagrams: Sequence[tuple[bytes, Address]]) -> None:
+        self.send_all([data for data, _ in datagrams])
 
 
 class _Unreachable(LinkError):

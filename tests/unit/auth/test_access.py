@@ -16,7 +16,7 @@ from pyfrp.auth import access, make_authenticator, oidc
 from pyfrp.auth.access import TokensOfEndpoint, read_answer
 from pyfrp.config import client_from_dict
 from pyfrp.errors import AuthError, ConfigError
-from pyfrp.net.fetch import Answer, Fetcher
+from pyfrp.net.fetch import Answer, Fetcher, Place
 from tests.support.identity import SECRET, Provider, loopback_pem, serving
 from tests.support.ports import free_port
 from tests.support.waiting import until
@@ -313,7 +313,7 @@ def test_settings_that_cannot_be_used_are_told_at_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tokenEndpointURL cannot be used: it has a space") as e:
         make_authenticator(auth_of(provider, tokenEndpointURL="https://x/to ken?k=hush"))
     assert "hush" not in str(e.value)
-    with pytest.raises(ConfigError, match=r"proxyURL cannot be used: its port is no number"):
+    with pytest.raises(ConfigError, match=r"proxyURL: the proxy's port is not a num"):
         make_authenticator(auth_of(provider, proxyURL="http://x:y/"))
     with pytest.raises(ConfigError, match="trusted CA file") as e:
         make_authenticator(auth_of(provider, trustedCaFile=str(tmp_path / "none.pem")))
@@ -341,14 +341,21 @@ async def test_an_endpoint_with_tls_is_trusted_as_configured(tmp_path: Path) -> 
 async def test_the_environment_is_asked_for_a_proxy_unless_the_way_is_configured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[bool] = []
+    found: list[str] = []
 
     def made(**options: Any) -> Fetcher:
-        asked.append(options["environment"])
+        find = options["find_proxy"]
+        proxy = find and find(Place("https", "idp.example", 443))
+        found.append(f"{proxy} of {proxy.named_by}" if proxy else "none")
         return Fetcher(**options)
 
     monkeypatch.setattr(access, "Fetcher", made)
+    monkeypatch.setenv("HTTPS_PROXY", "http://office:3128")
     provider = Provider(443)
     for more in ({}, {"insecureSkipVerify": True}, {"proxyURL": "socks5h://proxy"}):
         make_authenticator(auth_of(provider, **more))
-    assert asked == [True, False, False]
+    assert found == [
+        "the proxy office:3128 of HTTPS_PROXY in the environment",
+        "none",
+        "the proxy proxy:1080 of auth.oidc.proxyURL",
+    ]

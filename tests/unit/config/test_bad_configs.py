@@ -340,7 +340,7 @@ CLIENT: list[tuple[str, str]] = [
     (
         "auth.method = 'oidc'\nauth.oidc = { clientID = 'x', tokenEndpointURL = 'https://x/', "
         "proxyURL = 'proxy:3128' }",
-        "auth.oidc.proxyURL must be an http, https, socks5 or socks5h URL",
+        "auth.oidc.proxyURL: it must begin with the proxy's scheme, as in",
     ),
     (
         "auth.method = 'oidc'\nauth.oidc.additionalEndpointParams.scope = 'x'",

@@ -119,6 +119,21 @@ def test_the_environment_names_a_proxy(environ, secure, found):
 
 
 @pytest.mark.parametrize(
+    ("environ", "host", "secure", "found"),
+    [
+        ({"http_proxy": "a:1", "all_proxy": "c:1"}, "x", True, None),
+        ({"https_proxy": "b:1", "all_proxy": "c:1"}, "x", False, None),
+        ({"https_proxy": "b:1"}, "x", True, ("https_proxy", "http://b:1")),
+        ({"https_proxy": "b:1"}, "localhost", True, None),
+        ({"https_proxy": "b:1"}, "127.9.9.9", True, None),
+        ({"https_proxy": "b:1"}, "::1", True, None),
+    ],
+)
+def test_the_environment_may_be_read_to_the_letter_of_go(environ, host, secure, found):
+    assert proxy_from_environment(environ, host, 443, secure=secure, as_go=True) == found
+
+
+@pytest.mark.parametrize(
     ("no_proxy", "host", "exempt"),
     [
         ("example.com", "example.com", True),

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyfrp.auth.outproxy import EnvironmentProxies, always
+from pyfrp.config.outproxy import DEFAULT_PORTS
 from pyfrp.net import fetch as module
 from pyfrp.net.certs import trusting_context
-from pyfrp.net.fetch import PROXY_SCHEMES, Fetcher, FetchError, Place, read_url
+from pyfrp.net.fetch import Fetcher, FetchError, Place, read_url
 from tests.support.identity import loopback_pem
 from tests.support.waiting import within
 
@@ -274,7 +276,8 @@ class Proxy:
         self.asked.append(head.partition("\r\n")[0])
         basic = base64.b64encode(self.secret.encode()).decode()
         if self.secret and f"Proxy-Authorization: Basic {basic}\r\n" not in head:
-            writer.write(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
+            asks = "Proxy-Authenticate: Basic realm=x\r\nConnection: close\r\n"
+            writer.write(reply(b"", asks, "407 No"))
         elif self.answer:
             writer.write(self.answer)
         elif head.startswith("CONNECT"):
@@ -329,10 +332,10 @@ class Proxy:
 
 
 def by(url: str, context: ssl.SSLContext | None = None) -> Fetcher:
-    return Fetcher(context=context, proxy=read_url(url, PROXY_SCHEMES), environment=False)
+    return Fetcher(context=context, find_proxy=always("the.key", url))
 
 
-@pytest.mark.parametrize("scheme", PROXY_SCHEMES)
+@pytest.mark.parametrize("scheme", sorted(DEFAULT_PORTS.keys() - {"ntlm"}))
 @pytest.mark.parametrize("sealed", [False, True], ids=["http", "https"])
 async def test_each_kind_of_proxy_leads_there(
     scheme: str, sealed: bool, tls: ssl.SSLContext, trusting: ssl.SSLContext, loop_kind: str
@@ -347,7 +350,8 @@ async def test_each_kind_of_proxy_leads_there(
         if scheme.startswith("socks"):
             assert proxy.asked == ["3 localhost"]
         elif sealed:
-            assert proxy.asked == ["CONNECT localhost:1 HTTP/1.1"]
+            # First without a password, to see what the strongest is that it takes.
+            assert proxy.asked == ["CONNECT localhost:1 HTTP/1.1"] * 2
         else:
             assert proxy.asked == ["GET http://localhost:1/keys HTTP/1.1"]
         assert ("Proxy-Authorization" in site.heads[0]) is (
@@ -364,15 +368,42 @@ async def test_addresses_are_given_to_socks_as_such(host: str) -> None:
         assert proxy.asked == [f"{4 if ':' in host else 1} {host.strip('[]')}"]
 
 
+# Most of what a proxy can do wrong is in test_via.py.
+P = f"the proxy {HOST}:PORT"
+ASKS = "407 No\r\nProxy-Authenticate: "
 REFUSALS: list[tuple[str, str, Proxy, str]] = [
-    ("http", "https", Proxy(1, "me:x"), "answers CONNECT x:443 with 407; give it a user"),
-    ("http", "https", Proxy(1, answer=reply(b"", "", "403 No")), "answers CONNECT x:443 with 403"),
-    ("http", "https", Proxy(1, answer=b"SSH-2\r\n\r\n"), "does not speak HTTP"),
-    ("http", "https", Proxy(1, answer=b"\x00"), "does not speak HTTP"),
-    ("socks5", "http", Proxy(0), "cannot reach http://x: connection refused"),
-    ("socks5", "http", Proxy(1, answer=b"HT"), "does not speak SOCKS5"),
-    ("socks5", "http", Proxy(1, answer=b"\x05\xff"), "wants to know who we are"),
-    ("socks5", "http", Proxy(1, answer=b"\x05"), "the peer closed the connection"),
+    (
+        "http",
+        "https",
+        Proxy(1, answer=reply(b"", "", f"{ASKS}Basic realm=x")),
+        f"{P} asks for a user and a password (407, it offers Basic): write them into the.key, as "
+        "in http://USER:PASSWORD@127.0.0.1:PORT",
+    ),
+    (
+        "http",
+        "http",
+        Proxy(1, answer=reply(b"", "", f"{ASKS}Digest nonce=x")),
+        f"{P} asks for a user and a password (407, it offers Digest): write them into the.key, as "
+        "in http://USER:PASSWORD@127.0.0.1:PORT",
+    ),
+    (
+        "http",
+        "https",
+        Proxy(1, answer=reply(b"", "", "403 No")),
+        f"{P} refuses a tunnel to x:443 (403 No): have its administrators allow CONNECT to x:443",
+    ),
+    (
+        "http",
+        "https",
+        Proxy(1, answer=b"\x00"),
+        f"{P} answers CONNECT with something else than HTTP (it is not HTTP): it seems to be a "
+        "SOCKS proxy: write socks5:// for its scheme",
+    ),
+    ("http", "http", Proxy(1, answer=b"SSH-2\r\n\r\n"), "http://x does not speak HTTP: "),
+    ("socks5", "http", Proxy(0), f"{P} cannot reach x:80 (reply 5: connection refused): check"),
+    ("socks5", "http", Proxy(1, answer=b"HT"), "does not answer in SOCKS5"),
+    ("socks5", "http", Proxy(1, answer=b"\x05\xff"), "write them into the.key, as in socks5://"),
+    ("socks5", "http", Proxy(1, answer=b"\x05"), "without an answer to the request for x:80"),
 ]
 
 
@@ -382,41 +413,86 @@ async def test_proxies_that_refuse_are_named(
 ) -> None:
     async with listening(proxy) as port:
         text = await failure(by(f"{scheme}://{HOST}:{port}"), f"{wanted}://x/hush")
-        assert words in text
+        assert words in text.replace(str(port), "PORT")
+        assert "transport.proxyURL" not in text
+        assert "serverAddr" not in text
 
 
-async def test_a_wrong_password_is_told_without_it() -> None:
+async def test_a_wrong_password_is_told_without_it_and_not_tried_twice() -> None:
     async with listening(Proxy(1, "me:right")) as port:
         text = await failure(by(f"socks5://me:hush@{HOST}:{port}"), "http://x/")
-        assert text == f"the proxy socks5://{HOST}:{port} refuses the user and password in its URL"
-    async with listening(Proxy(1)) as port:
-        pass
+        assert text.startswith(
+            f"the proxy {HOST}:{port} does not accept the user and the password of the.key: "
+        )
+    proxy = Proxy(1, answer=reply(b"", "Connection: close\r\n", f"{ASKS}Basic realm=x"))
+    async with listening(proxy) as port:
+        for wanted in ("http", "https"):
+            text = await failure(by(f"http://me:hush@{HOST}:{port}"), f"{wanted}://x/")
+            assert "does not accept the user and the password of the.key (407, Basic): " in text
+        assert proxy.asked[0] == "GET http://x/ HTTP/1.1"
+        assert set(proxy.asked[1:]) == {"CONNECT x:443 HTTP/1.1"}
     text = await failure(by(f"http://me:hush@{HOST}:{port}"), "http://x/")
-    assert text == f"dial tcp {HOST}:{port}: connection refused"
+    assert text == (
+        f"the proxy {HOST}:{port} cannot be reached: dial tcp {HOST}:{port}: connection refused; "
+        "check the.key"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_is_silent_is_told_before_all_the_time_is_over(scheme: str) -> None:
+    async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with listening(nothing) as port:
+        fetcher = Fetcher(find_proxy=always("the.key", f"{scheme}://{HOST}:{port}"), timeout_s=0.5)
+        text = await failure(fetcher, "https://x/")
+        assert text.startswith((f"the proxy {HOST}:{port} takes", f"TLS with the proxy {HOST}"))
+        assert "within 0.4 s" in text
+
+
+async def test_a_proxy_that_wants_more_than_basic_gets_it_in_a_tunnel() -> None:
+    site = Site(reply(b"there"))
+    proofs = []
+
+    async def proud(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            proofs.append(f"{head.split()[0]} {head.partition('Authorization: ')[2].split()[:1]}")
+            if "Authorization: Digest " in head:
+                writer.write(b"HTTP/1.1 200 Go ahead\r\n\r\n")
+                await site(reader, writer)
+                return
+            more = 'Proxy-Authenticate: Digest realm="x", nonce="y", qop="auth"\r\n'
+            writer.write(reply(b"", more, "407 No"))
+
+    async with listening(proud) as port:
+        assert (await by(f"http://me:hush@{HOST}:{port}").get("http://x/")).body == b"there"
+    assert proofs == ["GET ['Basic']", "CONNECT []", "CONNECT ['Digest']"]
 
 
 async def test_the_environment_names_proxies_for_all_but_loopback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     site = Site(reply())
+    fetcher = Fetcher(find_proxy=EnvironmentProxies())
     async with listening(site) as target:
         proxy = Proxy(target)
         async with listening(proxy) as port:
             monkeypatch.setenv("HTTP_PROXY", f"{HOST}:{port}")
             monkeypatch.setenv("NO_PROXY", "direct.example,.corp")
-            await Fetcher().get("http://idp.example/keys")
+            await fetcher.get("http://idp.example/keys")
             assert proxy.asked == ["GET http://idp.example/keys HTTP/1.1"]
-            await Fetcher().get(f"http://{HOST}:{target}/")
-            await Fetcher().get(f"http://localhost:{target}/")
+            await fetcher.get(f"http://{HOST}:{target}/")
+            await fetcher.get(f"http://localhost:{target}/")
             assert len(proxy.asked) == 1
             monkeypatch.setattr(module, "dial_tcp", _unreachable)
-            for host in ("direct.example", "idp.corp"):
-                assert await failure(Fetcher(), f"http://{host}/") == f"{host} was dialled"
-            text = await failure(Fetcher(environment=False), "http://idp.example/")
-            assert text == "idp.example was dialled"
+            for url in ("http://direct.example/", "http://idp.corp/", "https://idp.example/"):
+                host = url.split("/")[2]
+                assert await failure(fetcher, url) == f"{host} was dialled"
+            assert await failure(Fetcher(), "http://idp.example/") == "idp.example was dialled"
             monkeypatch.setenv("HTTP_PROXY", "gopher://hush")
-            text = await failure(Fetcher(), "http://idp.example/")
-            assert text.startswith("the proxy in HTTP_PROXY cannot be used: it must begin with")
+            text = await failure(fetcher, "http://idp.example/")
+            assert text.startswith("HTTP_PROXY in the environment: the scheme gopher is not one of")
 
 
 async def _unreachable(host: str, port: int, **_: object) -> None:

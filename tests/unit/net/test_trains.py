@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -41,7 +41,8 @@ def all_of(came):
 
 @pytest.mark.parametrize("together", [True, False])
 async def test_datagrams_arrive_as_they_were_sent(loop_kind, together):
-    sent = [bytes((n,)) * size for n, size in enumerate([1358] * 130 + [20, 20, 900, 1358, 1])]
+    sizes = [1358] * 130 + [20, 20, 900, 1358, 1, 1358, 1358, 0, 1358] + [9000] * 9
+    sent = [bytes((n,)) * size for n, size in enumerate(sizes)]
     async with socket_on() as (near, _, _), socket_on() as (far, came, _):
         near._sender._trains = near._sender._trains and together
         for at in range(0, len(sent), 50):
@@ -65,6 +66,36 @@ async def test_senders_are_told_apart(loop_kind):
             assert set(datagrams) == {expected}
 
 
+async def test_each_goes_to_its_address(loop_kind):
+    async with (
+        socket_on() as (near, _, _),
+        socket_on() as (one, to_one, _),
+        socket_on() as (two, to_two, _),
+    ):
+        addresses = [one.address, two.address]
+        near.send_many([(bytes((n,)) * 100, addresses[n % 3 == 0]) for n in range(30)])
+        await until(lambda: len(all_of(to_one) + all_of(to_two)) == 30, "the datagrams")
+        assert [data[0] for data in all_of(to_two)] == list(range(0, 30, 3))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others are answered by the usual way")
+async def test_an_answer_leaves_from_the_address_that_was_asked(loop_kind, monkeypatch):
+    monkeypatch.setattr(trains, "_MAX_WAYS", 3)
+    async with socket_on("0.0.0.0") as (far, came, _), AsyncExitStack() as stack:
+        asked = []
+        for n in range(6):
+            near, answers, _ = await stack.enter_async_context(socket_on())
+            near._sock.connect((f"127.0.0.{n + 1}", far.address[1]))
+            near.send_all([b"hello"])
+            asked.append(answers)
+            await until(lambda: len(came) > len(asked) - 1, "it")
+        assert len(far._ways) == 3  # Those that were forgotten are answered by the usual one.
+        for _, source in came:
+            far.send_all([b"you", b"too"], source)
+            far.send_all([b"alone"], source)
+        await until(lambda: all(len(all_of(each)) == 3 for each in asked[3:]), "the answers")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="trains are Linux'")
 def test_a_network_without_trains_gets_them_one_by_one(monkeypatch):
     with (
@@ -84,7 +115,7 @@ def test_a_network_without_trains_gets_them_one_by_one(monkeypatch):
 async def test_that_nobody_is_there_is_told(loop_kind):
     async with socket_on() as (gone, _, _):
         address = gone.address
-    async with socket_on() as (near, _, errors):
+    async with socket_on() as (near, answers, errors):
         near._sock.connect(address)
 
         def told():
@@ -93,6 +124,16 @@ async def test_that_nobody_is_there_is_told(loop_kind):
 
         assert await until(told, "the system's word")
         assert isinstance(errors[0], ConnectionRefusedError)
+        # It goes on when somebody is there again, although libuv stops to look after an error.
+        again, came = bind_datagrams(*address[:2]), []
+        far = TrainSocket(again, on_datagrams=lambda *args: came.append(args), on_error=pytest.fail)
+        await far.attach()
+        for count in range(1, 4):
+            near.send_all([b"hello"])
+            await until(lambda: len(came) == count, "it")  # noqa: B023  # awaited at once
+            far.send_all([b"hello yourself"], came[-1][1])
+            await until(lambda: len(answers) == count, "the answer")  # noqa: B023  # as above
+        far.close()
 
 
 async def test_a_reader_may_close_its_socket():

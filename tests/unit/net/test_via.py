@@ -239,7 +239,7 @@ P = "the proxy 127.0.0.1:PORT"
 CHECK = "check that the server runs there, that its firewall lets the proxy in, and that the proxy"
 WORDS = {
     "403": f"{P} refuses a tunnel to {T} (403 Forbidden): have its administrators allow CONNECT to "
-    f"{T}, or let the server listen on port 443 (serverPort = 443), which most allow",
+    f"{T}, or let the server listen on port 443, which most allow",
     "302": f"{P} sends us to a login page (302 Found, login.office.example): log in there with a "
     "browser on this machine, or have its administrators exempt it",
     "511": f"{P} sends us to a login page (511 Network Authentication Required): log in there with "
@@ -271,8 +271,8 @@ WORDS = {
     "407-bare": f"{P} asks for credentials (407) without saying of which kind: ask its "
     "administrators to exempt this machine",
     "hangs": f"{P} takes the connection and does not answer the request for {T} within 0.5 s: "
-    "either it is no http proxy (check transport.proxyURL), or it waits for the server without "
-    "result: check serverAddr and serverPort",
+    "either it is no http proxy (check transport.proxyURL), or it waits for "
+    f"{T} without result: check that address",
     "closes": f"{P} closed the connection without an answer to the request for {T}: is it a proxy "
     "of the kind http, and may this machine use it? check transport.proxyURL",
     "login-page": f"{P} answers CONNECT to {T} with a web page instead of a tunnel, probably to "
@@ -392,7 +392,7 @@ OTHERS = {
         HOSTILE["403"],
         "http://127.0.0.1:PORT",
         {"host": "a b"},
-        f"serverAddr 'a b' cannot be asked of {P}: it is not a host name",
+        f"{P} cannot be asked for 'a b': it is not a host name",
     ),
     "tls-off": (
         HttpProxy,
