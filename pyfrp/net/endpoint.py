@@ -82,18 +82,20 @@ def reset(endpoint: Endpoint) -> None:
 
 
 def peer_address(endpoint: Addressed) -> tuple[str, int]:
-    """The far address as (ip, port); ("", 0) when there is none, e.g. for a unix socket."""
-    name = endpoint.get_extra_info("peername")
-    return _address(name)
+    """The far address as (ip, port); ("", 0) when there is none, as for a unix socket, or no more."""
+    return _address(endpoint, "peername")
 
 
 def local_address(endpoint: Addressed) -> tuple[str, int]:
-    """Our address of the connection as (ip, port); ("", 0) when there is none."""
-    name = endpoint.get_extra_info("sockname")
-    return _address(name)
+    """Our address of the connection as (ip, port); ("", 0) when there is none, or no more."""
+    return _address(endpoint, "sockname")
 
 
-def _address(name: Any) -> tuple[str, int]:
+def _address(endpoint: Addressed, which: str) -> tuple[str, int]:
+    try:
+        name = endpoint.get_extra_info(which)
+    except AttributeError:  # uvloop's, once the connection is gone.
+        return "", 0
     if isinstance(name, tuple) and len(name) >= 2:
         # A listener for both families gives an IPv4 address as ::ffff:192.0.2.1.
         return str(name[0]).removeprefix("::ffff:"), int(name[1])

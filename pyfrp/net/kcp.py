@@ -209,8 +209,13 @@ class KcpEndpoint:
     # -- output --------------------------------------------------------------------------------
 
     def _on_data(self, data: bytes) -> None:
-        if not self._closing:
+        if self._closing:
+            return
+        try:
             self._protocol.data_received(data)
+        except BaseException:
+            self.abort()  # As of any transport: what it did not read would be missing.
+            raise
 
     def _hear_end(self) -> None:
         if self._told or self._closing or not self.session.ended:

@@ -19,6 +19,9 @@ from pyfrp.wire.yamux import BATCH, BURST, SLICE, Half, Session, Stream
 # A link whose buffer grows this far although all sources are paused belongs to a peer that asks for
 # answers (pings, opened streams) and does not read them.
 UNREAD_LIMIT = 2 * 1024 * 1024
+# For what is pending on a link that was closed to arrive: a peer that does not read would have it, and
+# the connection, kept for ever.
+LINGER_S = 10.0
 # Marks of a link's write buffer, in bytes: what is in it delays everybody on a thin link.
 LINK_HIGH = 64 * 1024
 LINK_LOW = 16 * 1024
@@ -193,6 +196,7 @@ class MuxTransport(ViewReader):
         self._early = 0  # Batches that left within this turn, before its end.
         self._cause: LinkError | MuxError | None = None
         self._lost = False
+        self._linger: asyncio.TimerHandle | None = None
         self.session: Session[MuxStream] = Session(
             client=client,
             make_stream=self._make_stream,
@@ -231,6 +235,8 @@ class MuxTransport(ViewReader):
         self._cause = self._cause or cause
         if not self._lost:
             self._flush()
+            if self._link.get_write_buffer_size():
+                self._linger = self.loop.call_later(LINGER_S, self._link.abort)
             self._link.close()
             self._end()
 
@@ -263,6 +269,8 @@ class MuxTransport(ViewReader):
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
         if self._cause is None:
             self._cause = PeerClosed(f"the link was lost: {exc}" if exc else "the link was closed")
         self._end()

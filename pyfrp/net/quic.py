@@ -195,9 +195,7 @@ class QuicSession:
         try:
             self.connection.receive_datagram(data, source or self._peer, now=self._heard)
         except Exception as exc:
-            # Whatever a peer makes aioquic stumble over costs him alone.
-            self.report(exc, "a QUIC connection failed")
-            self.lose(PeerClosed("the QUIC connection failed"))
+            self._failed(exc)
             return
         self.schedule()
 
@@ -319,6 +317,17 @@ class QuicSession:
     def flush(self) -> None:
         if self._connection is None or self.ended.done():
             return
+        try:
+            self._flush()
+        except Exception as exc:
+            self._failed(exc)
+
+    def _failed(self, exc: Exception) -> None:
+        """Whatever a peer makes aioquic stumble over costs him alone, and leaves nothing behind."""
+        self.report(exc, "a QUIC connection failed")
+        self.lose(PeerClosed("the QUIC connection failed"))
+
+    def _flush(self) -> None:
         self._flushing = True  # What the readers answer leaves now, too.
         try:
             self._read_events()
@@ -351,7 +360,10 @@ class QuicSession:
 
     def _wake(self) -> None:
         self._timer = None
-        self.connection.handle_timer(now=self.loop.time())
+        try:
+            self.connection.handle_timer(now=self.loop.time())
+        except Exception as exc:
+            self._failed(exc)
         self.flush()
 
     def _ping(self) -> None:

@@ -107,7 +107,7 @@ def _check_purpose(own: x509.Certificate, *, server: bool) -> None:
         usages = own.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return
-    except ValueError as exc:
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as exc:
         raise Untrusted("the peer's certificate is damaged", BAD_CERTIFICATE) from exc
     if wanted not in usages and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in usages:
         role = "server" if server else "client"

@@ -17,6 +17,9 @@ from pyfrp.wire import websocket as wire
 
 # A refused client gets so long to read why.
 REFUSAL_S = 1.0
+# After a close, for some of what is pending to leave: a peer that does not read would have it, and
+# the connection, kept for ever. A thin link may take its time.
+LINGER_S = 10.0
 
 _HTTP = b"HTTP/1."
 _NORMAL = (1000).to_bytes(2, "big")  # RFC 6455, 7.4.1; also below.
@@ -47,6 +50,7 @@ class WebSocketEndpoint(asyncio.Protocol):
         self._closing = False
         self._lost = False
         self._cause: Exception | None = None
+        self._linger: asyncio.TimerHandle | None = None
         link.set_protocol(self)
 
     # -- Endpoint ------------------------------------------------------------------------------
@@ -122,6 +126,8 @@ class WebSocketEndpoint(asyncio.Protocol):
         if self._lost:
             return
         self._lost = self._closing = True
+        if self._linger is not None:
+            self._linger.cancel()
         self._protocol.connection_lost(exc or self._cause)
 
     def pause_writing(self) -> None:
@@ -169,7 +175,20 @@ class WebSocketEndpoint(asyncio.Protocol):
     def _end_link(self, code: bytes) -> None:
         self._send(wire.CLOSE, code)
         self._closing = True
+        self._wait(self._link.get_write_buffer_size())
         self._link.close()
+
+    def _wait(self, pending: int) -> None:
+        if pending:
+            loop = asyncio.get_running_loop()
+            self._linger = loop.call_later(LINGER_S, self._look, pending)
+
+    def _look(self, pending: int) -> None:
+        left = self._link.get_write_buffer_size()
+        if left < pending:
+            self._wait(left)
+        else:
+            self._link.abort()
 
 
 async def connect(link: Endpoint, host: str, *, early: bytes = b"") -> WebSocketEndpoint:

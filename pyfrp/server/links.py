@@ -39,9 +39,10 @@ HANDSHAKE_S = (
 # Connections that have not said who they are, in all. When there are more, the oldest goes: a flood
 # cannot keep a client with a quick login out.
 MAX_UNKNOWN = 1024
-# Streams of one link whose first message is out: yamux' AcceptBacklog for a client that logged in.
-# Before that there is one, the login's.
-MAX_OPENING = 256
+# Streams of one link whose first message is out. A client that logged in brings 256 at once over a
+# mux (yamux' AcceptBacklog), and over QUIC a thousand in one turn of the loop, when as many users
+# come at once. Before that there is one, the login's.
+MAX_OPENING = 4096
 MAX_OPENING_UNKNOWN = 8
 
 

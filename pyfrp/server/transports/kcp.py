@@ -140,6 +140,11 @@ class KcpListener:
             if conv == peer.conv or conv is None:
                 peer.datagrams_received(datagrams)
                 return
+            # One in the client's name, perhaps, just ahead of many of its own.
+            own = [data for data in datagrams if kcp.conversation(data) == peer.conv]
+            if own:
+                peer.datagrams_received(own)
+                return
         if self._closing:
             return
         for at, datagram in enumerate(datagrams):

@@ -7,6 +7,8 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from pyfrp.net import kcp
 from pyfrp.net.kcp import KcpEndpoint
 from tests.support.waiting import until
@@ -86,6 +88,26 @@ async def test_nothing_is_read_before_it_is_wanted():
         a.write(b"late")
         await turns()
         assert reader.data == b"early"
+
+
+async def test_a_reader_that_fails_ends_the_session():
+    """What it was given is gone, so that nothing may follow it."""
+
+    def fail(data: bytes) -> None:
+        raise RuntimeError("a bug")
+
+    async with linked() as (a, b):
+        writer = reading(a)
+        reader = Reader()
+        b.set_protocol(reader)
+        reader.on_data = fail
+        a.write(b"lost")
+        await turns()
+        with pytest.raises(RuntimeError):
+            b.resume_reading()
+        assert b.is_closing()
+        await reader.until_lost()
+        assert isinstance(await writer.until_lost(), ConnectionResetError)
 
 
 async def test_a_slow_reader_stops_the_writer_and_lets_it_go_on():

@@ -15,7 +15,7 @@ from pyfrp.wire.framing import encode
 from pyfrp.wire.messages import LoginResp, Ping
 from pyfrp.wire.yamux import BATCH, CLOSE_TIMEOUT, INITIAL_WINDOW, SLICE
 from tests.support.waiting import until, within
-from tests.unit.net.ends import Reader, memory_pair, turns
+from tests.unit.net.ends import Reader, memory_pair, tcp_to_raw, turns
 from tests.unit.net.mux_pair import MuxSide, link_of, mux_pair
 from tests.unit.wire.yamux_pair import data_frame, frames_of, pattern, ping, rst, syn
 
@@ -405,6 +405,28 @@ async def test_a_peer_that_asks_and_does_not_read_is_dropped():
                 assert link_of(server).get_write_buffer_size() < mux.UNREAD_LIMIT + 2 * MIB
         assert isinstance(server.lost[0], MuxError)
         assert "does not read" in str(server.lost[0])
+
+
+@pytest.mark.parametrize("end", [b"", b"\xff" * 12], ids=["fin", "violation"])
+async def test_a_peer_that_does_not_read_holds_a_closed_link_for_a_moment_only(
+    monkeypatch, end, loop_kind
+):
+    monkeypatch.setattr(mux, "LINGER_S", 0.05)
+    async with tcp_to_raw() as (link, peer):
+        link.pause_reading()
+        side = MuxSide(link)
+        side.start(client=False, keepalive_s=0)
+        async with asyncio.timeout(20):
+            while not link.get_write_buffer_size():
+                await peer.send(ping(1) * 5000)
+                await turns()
+        if end:
+            await peer.send(end)
+        else:
+            peer.end()
+        await until(lambda: side.lost, "the end of the session")
+        if link.get_write_buffer_size():
+            await until(lambda: link.get_write_buffer_size() == 0, "the end of the link", 5)
 
 
 @kinds

@@ -317,6 +317,33 @@ async def test_who_has_not_logged_in_opens_few_streams():
         await until(lambda: len(p.streams) == 20, "the rest")
 
 
+@pytest.mark.parametrize("step", ["next_event", "datagrams_to_send", "get_timer", "handle_timer"])
+async def test_what_a_client_makes_fail_costs_him_alone(monkeypatch, step):
+    """A connection that nobody wakes any more would stay for ever."""
+
+    def fail(**given: Any) -> None:
+        raise AssertionError("within aioquic")
+
+    async with port() as p, client(p.number) as other:
+        await echoed(other)
+        c = await transport.connect(route(p.number), report)
+        await echoed(c)
+        broken = p.sessions[1]
+        monkeypatch.setattr(broken.connection, step, fail)
+        if step == "handle_timer":
+            assert broken._timer is not None
+            broken._timer.cancel()
+            broken._wake()
+        else:
+            broken.flush()
+        await until(lambda: p.lost, "the end of that connection")
+        assert broken not in p.listening._sessions
+        assert [str(exc) for exc, _ in p.errors] == ["within aioquic"]
+        p.errors.clear()
+        await echoed(other)
+        await c.close()
+
+
 async def test_a_client_that_opens_too_many_is_cut_off():
     async with port() as p:
         c = await transport.connect(route(p.number), report)

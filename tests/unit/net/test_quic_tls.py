@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ssl
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 pytest.importorskip("aioquic", reason="QUIC is optional, and not installed here")
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pyfrp.errors import ConfigError
@@ -84,6 +85,24 @@ def test_a_certificate_is_for_the_role_that_it_names(authority: Authority):
     Trust(anchors).check(shown(client))
     assert "is not for a TLS client" in str(refused(Trust(anchors), *shown(server)))
     assert "is not for a TLS server" in str(refused(Trust(anchors, "frps.test"), *shown(client)))
+
+
+def test_a_certificate_that_cannot_be_read_is_refused_in_words(authority: Authority):
+    """Anybody can show one, before anything of it is verified."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    nobody, now = x509.Name([]), datetime.datetime.now(datetime.UTC)
+    draft = x509.CertificateBuilder(nobody, nobody, key.public_key(), 1, now, now)
+    for number in (1, 2):
+        extension = x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.3.5555.{number}"), b"\5\0")
+        draft = draft.add_extension(extension, critical=False)
+    whole = draft.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+    second = b"\x2b\xab\x33\x02"
+    assert second in whole
+    twice = x509.load_der_x509_certificate(whole.replace(second, b"\x2b\xab\x33\x01"))
+    for name in ("", "frps.test"):
+        problem = refused(Trust(authority.file.read_bytes(), name), twice)
+        assert problem.alert == quic_tls.BAD_CERTIFICATE
+        assert "is damaged" in str(problem)
 
 
 def test_a_client_that_shows_none_is_told_what_is_missing(authority: Authority):

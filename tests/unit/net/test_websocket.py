@@ -14,8 +14,8 @@ from pyfrp.net.dial import dial_tcp
 from pyfrp.net.tls import upgrade
 from pyfrp.net.websocket import WebSocketEndpoint, accept, connect
 from pyfrp.wire import websocket as wire
-from tests.support.waiting import within
-from tests.unit.net.ends import MemoryEnd, Reader, memory_pair, tcp_pair, turns
+from tests.support.waiting import until, within
+from tests.unit.net.ends import MemoryEnd, Reader, memory_pair, tcp_pair, tcp_to_raw, turns
 from tests.unit.net.tls_pair import NAME, client_context, server_context
 
 MASK = b"\x01\x80\xfe\x37"
@@ -539,3 +539,22 @@ async def test_tls_runs_inside():
     outer.close()
     await near.until_lost()
     assert await far.until_lost() is None
+
+
+@pytest.mark.parametrize("ours", [False, True])
+async def test_a_peer_that_does_not_read_holds_a_closed_websocket_for_a_moment_only(
+    monkeypatch, ours, loop_kind
+):
+    monkeypatch.setattr(module, "LINGER_S", 0.05)
+    async with tcp_to_raw() as (link, peer):
+        link.pause_reading()
+        ws = WebSocketEndpoint(link, client=False)
+        reader = reading(ws, keep_open=False)
+        ws.write(bytes(16 * 1024 * 1024))
+        await turns()
+        if ours:
+            ws.close()
+        else:
+            await peer.send(frame(opcode=wire.CLOSE))
+        await until(ws.is_closing, "the close")
+        await until(lambda: reader.lost, "the end of patience", 5)

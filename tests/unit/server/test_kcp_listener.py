@@ -120,6 +120,24 @@ async def test_a_question_before_the_first_datagram_is_answered_and_forgotten():
             assert not port.listener.sessions
 
 
+@pytest.mark.parametrize(
+    "stray",
+    [datagram(7, sn=1), datagram(7), datagram(7, ACK), b"noise" * 9],
+    ids=["later", "first", "ack", "noise"],
+)
+async def test_a_datagram_in_a_clients_name_costs_none_of_its_own(stray):
+    """They may arrive with one call of the system."""
+    async with listening() as port:
+        with port.user() as user:
+            user.send(datagram(6))
+            await until(lambda: port.listener.sessions, "the session")
+            [(address, peer)] = port.listener.sessions.items()
+            sock = port.listener._sockets[0]
+            port.listener._read(sock, [stray, datagram(6, sn=1), datagram(6, sn=2)], address)
+            assert port.listener.sessions == {address: peer}
+            assert peer.session._wanted == 3
+
+
 @pytest.mark.parametrize("cmd", [PUSH, ACK, ASK_WINDOW])
 async def test_a_client_of_an_earlier_server_is_told_so(cmd):
     async with listening() as port:

@@ -11,11 +11,18 @@ import pytest
 
 pytest.importorskip("aioquic", reason="QUIC is optional, and not installed here")
 
+from pyfrp.client.transports import quic as transport
 from pyfrp.config.server import ServerConfig
 from pyfrp.errors import ConfigError
 from pyfrp.net.certs import ServerContext, generate_pair
+from pyfrp.net.conn import MessageConn
 from pyfrp.net.datagrams import bind_udp
 from pyfrp.server.transports import quic
+from pyfrp.wire.messages import Login, LoginResp
+from tests.support.ports import free_port
+from tests.support.waiting import within
+from tests.unit.net.test_quic_listener import report, route
+from tests.unit.server.test_links import Door
 
 HOST = "127.0.0.1"
 
@@ -43,3 +50,23 @@ async def test_a_port_that_cannot_be_had_is_told_in_words():
     with pytest.raises(ConfigError, match=re.escape(words)):
         await quic.listen(cfg, acceptor, context())
     taken.close()
+
+
+async def test_of_many_connections_that_a_client_opens_at_once_none_is_lost():
+    """As many as users come at once; official clients do not wait in between."""
+    door = Door()
+    door.trusting = True
+    number = free_port()
+    cfg = ServerConfig(bind_addr=HOST, quic_bind_port=number)
+    listening = await quic.listen(cfg, door.acceptor, context())
+    client = await transport.connect(route(number), report)
+    for count in (1, 600, 900):
+        conns = [MessageConn((await client.open())[0]) for _ in range(count)]
+        for conn in conns:
+            conn.write(Login(run_id="x"))
+        for conn in conns:
+            assert await within(conn.read(), 10, "the answer") == LoginResp(run_id="seen")
+    await client.close()
+    assert listening is not None
+    listening.close()
+    await door.close()
