@@ -229,11 +229,10 @@ async def test_a_name_without_an_address_says_so(monkeypatch):
     ],
 )
 async def test_a_name_that_does_not_resolve_is_a_dial_error(failure, monkeypatch):
-    class Loop:
-        async def getaddrinfo(self, *_, **__):
-            raise failure
+    def getaddrinfo(*_, **__):
+        raise failure
 
-    monkeypatch.setattr(dial.asyncio, "get_running_loop", Loop)
+    monkeypatch.setattr(dial.socket, "getaddrinfo", getaddrinfo)
     with pytest.raises(DialError) as caught:
         await resolve("llm.test", 80)
     monkeypatch.undo()
