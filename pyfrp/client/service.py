@@ -160,7 +160,7 @@ class Client:
                 names = " ".join(visitor.name for visitor in self._visitors)
                 log.info(f"visitor added: [{names}]")
             since = time.monotonic()
-            cause = await control.run()
+            cause = await self._serve_session(control)
             self._control = None
             if self._ladder is not None:
                 self._ladder.ended(time.monotonic() - since)
@@ -182,6 +182,14 @@ class Client:
             else:
                 await self._pause(delay * random.uniform(1.0, 1.1))
                 delay = min(delay * 2, LATER_CAP_S)
+
+    async def _serve_session(self, control: Control) -> PyfrpError:
+        """Serve until the session ends; returns why."""
+        try:
+            return await control.run()
+        except Exception as exc:  # Whatever it is, the next session may be spared it.
+            self.report(exc, "the session")
+            return LinkError("internal error")
 
     async def stop(self, grace_s: float) -> None:
         """Take no new users, let those who are connected finish, end `run`."""
@@ -225,6 +233,10 @@ class Client:
                 self.log.warning(f"connect to server error: {exc}")
                 if first and self.cfg.login_fail_exit:
                     raise LoginFailed(str(exc)) from exc
+            except Exception as exc:
+                if first and self.cfg.login_fail_exit:
+                    raise
+                self.report(exc, "the login")  # The next one may be spared it.
             else:
                 if control is not None and self._on_login is not None:
                     self._on_login()
