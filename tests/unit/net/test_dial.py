@@ -265,6 +265,18 @@ async def test_a_local_address_that_this_machine_lacks_is_named(loop_kind):
         await dial_tcp("127.0.0.1", port, timeout_s=5, local_ip="192.0.2.1")
 
 
+@pytest.mark.parametrize("seconds", [40_000, 10**12, 1e30])
+async def test_keepalive_of_more_than_the_system_takes_is_its_longest(loop_kind, seconds):
+    with listening() as (port, accept):
+        endpoint, _ = await dial_tcp("127.0.0.1", port, timeout_s=5, keepalive_s=seconds)
+        sock = endpoint.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 32767
+        endpoint.abort()
+        accept().close()
+
+
 async def test_keepalive_is_set_when_asked_for(loop_kind):
     with listening() as (port, accept):
         for seconds in (0, 30):
