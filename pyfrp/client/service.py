@@ -90,6 +90,7 @@ class Client:
         self._run_id = ""
         self._shown = b""
         self._control: Control | None = None
+        self._trying: asyncio.Task[Control] | None = None
         self._stopping = asyncio.Event()
         self._cuts = Cuts()
 
@@ -159,7 +160,7 @@ class Client:
                 names = " ".join(visitor.name for visitor in self._visitors)
                 log.info(f"visitor added: [{names}]")
             since = time.monotonic()
-            cause = await control.run()
+            cause = await self._serve_session(control)
             self._control = None
             if self._ladder is not None:
                 self._ladder.ended(time.monotonic() - since)
@@ -182,9 +183,19 @@ class Client:
                 await self._pause(delay * random.uniform(1.0, 1.1))
                 delay = min(delay * 2, LATER_CAP_S)
 
+    async def _serve_session(self, control: Control) -> PyfrpError:
+        """Serve until the session ends; returns why."""
+        try:
+            return await control.run()
+        except Exception as exc:  # Whatever it is, the next session may be spared it.
+            self.report(exc, "the session")
+            return LinkError("internal error")
+
     async def stop(self, grace_s: float) -> None:
         """Take no new users, let those who are connected finish, end `run`."""
         self._stopping.set()
+        if self._trying is not None:
+            self._trying.cancel()
         control = self._control
         if control is None:
             return
@@ -217,19 +228,37 @@ class Client:
         while not self._stopping.is_set():
             self.log.info("try to connect to server...")
             try:
-                control = await self._try_login()
+                control = await self._try_unless_stopped()
             except PyfrpError as exc:
                 self.log.warning(f"connect to server error: {exc}")
                 if first and self.cfg.login_fail_exit:
                     raise LoginFailed(str(exc)) from exc
+            except Exception as exc:
+                if first and self.cfg.login_fail_exit:
+                    raise
+                self.report(exc, "the login")  # The next one may be spared it.
             else:
-                if self._on_login is not None:
+                if control is not None and self._on_login is not None:
                     self._on_login()
                 return control
             delay *= random.uniform(1.0, 1.1)
             await self._pause(min(delay, cap))
             delay = min(delay * 2, cap)
         return None
+
+    async def _try_unless_stopped(self) -> Control | None:
+        """Try once. A try has many steps, each with seconds to wait: `stop` cancels it."""
+        trying = asyncio.get_running_loop().create_task(self._try_login(), name="login")
+        self._trying = trying
+        try:
+            return await trying
+        except asyncio.CancelledError:
+            us = asyncio.current_task()
+            if not self._stopping.is_set() or us is None or us.cancelling():
+                raise
+            return None
+        finally:
+            self._trying = None
 
     async def _try_login(self) -> Control:
         if self._ladder is not None:

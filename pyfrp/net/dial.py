@@ -6,9 +6,11 @@ import asyncio
 import errno
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 from pyfrp.errors import DialError, LookupFailed
+from pyfrp.net.aside import aside
 from pyfrp.net.endpoint import Endpoint, format_address, tune
 from pyfrp.net.held import Held
 from pyfrp.net.sockets import bound_unsent, explain, is_numeric, set_keepalive
@@ -54,7 +56,7 @@ async def resolve(host: str, port: int) -> list[tuple[str, int]]:
     if _Names.lookup is not None and "%" not in host:  # An address with a zone is no name.
         return [(address, port) for address in await _Names.lookup(host)]
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await aside(partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
         raise LookupFailed(f"lookup {host}: {reason}") from exc

@@ -10,16 +10,17 @@ the name Negotiate. Proxies offer it under its own name, too.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Protocol, TypeAlias
 
 from pyfrp.net import proxywords as words
+from pyfrp.net.aside import aside
 from pyfrp.net.outproxy import Proxy
 from pyfrp.wire.httpauth import Challenge, Digest, basic, best_digest
 
@@ -129,7 +130,7 @@ class _Tokens:
         if self._kerberos:
             try:
                 # It may ask its servers for a ticket, and waits for them.
-                self._step, said = await asyncio.to_thread(_kerberos, proxy, given)
+                self._step, said = await aside(partial(_kerberos, proxy, given))
             except Exception:
                 if not proxy.password:
                     raise

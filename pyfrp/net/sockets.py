@@ -14,6 +14,8 @@ UNSENT = 128 * 1024
 # Of UDP sockets with streams on them: the kernel's own figure has room for a hundred datagrams.
 # Source: frp `pkg/util/net/kcp.go`.
 DATAGRAM_BUFFER = 4 * 1024 * 1024
+# Nine hours; more Linux does not take. Source: <net/tcp.h>, MAX_TCP_KEEPIDLE.
+MOST_KEEPALIVE_S = 32767
 
 
 def is_numeric(host: str) -> bool:
@@ -119,7 +121,7 @@ def set_keepalive(sock: Any, seconds: float) -> None:
     """
     if seconds <= 0:
         return
-    whole = max(1, int(seconds))
+    whole = int(min(max(1, seconds), MOST_KEEPALIVE_S))
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_KEEPIDLE"):

@@ -302,6 +302,28 @@ async def test_a_client_that_is_stopped_while_it_waits_to_try_again_ends_at_once
         await within(asyncio.wait([client.task]), 5, "the client to end")
 
 
+@pytest.mark.parametrize("where", ["the login", "the session"])
+async def test_what_nobody_foresaw_is_told_and_ends_no_client(quick, monkeypatch, where):
+    port, fails = free_port(), [ValueError("a surprise")]
+    owner, name = {
+        "the login": (module, "connect"),
+        "the session": (module.Control, "_handle"),
+    }[where]
+    usual = getattr(owner, name)
+
+    def surprising(*args):
+        if fails:
+            raise fails.pop()
+        return usual(*args)
+
+    monkeypatch.setattr(owner, name, surprising)
+    proxies = [{"name": "echo", "type": "tcp", "localPort": 7, "remotePort": 0}]
+    cfg = client_of(port, loginFailExit=False, proxies=proxies)
+    async with serving(port), running(cfg) as client:
+        await until(lambda: client._proxies[0].remote_addr, "the proxy")
+    assert quick.has(f"internal error in {where}: ValueError: a surprise", "error")
+
+
 # -- the server's own start and end -------------------------------------------------------------
 
 

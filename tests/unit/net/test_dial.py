@@ -229,11 +229,10 @@ async def test_a_name_without_an_address_says_so(monkeypatch):
     ],
 )
 async def test_a_name_that_does_not_resolve_is_a_dial_error(failure, monkeypatch):
-    class Loop:
-        async def getaddrinfo(self, *_, **__):
-            raise failure
+    def getaddrinfo(*_, **__):
+        raise failure
 
-    monkeypatch.setattr(dial.asyncio, "get_running_loop", Loop)
+    monkeypatch.setattr(dial.socket, "getaddrinfo", getaddrinfo)
     with pytest.raises(DialError) as caught:
         await resolve("llm.test", 80)
     monkeypatch.undo()
@@ -264,6 +263,18 @@ async def test_a_local_address_that_this_machine_lacks_is_named(loop_kind):
     words = r"does this machine have 192\.0\.2\.1, transport\.connectServerLocalIP\?"
     with listening() as (port, _), pytest.raises(DialError, match=words):
         await dial_tcp("127.0.0.1", port, timeout_s=5, local_ip="192.0.2.1")
+
+
+@pytest.mark.parametrize("seconds", [40_000, 10**12, 1e30])
+async def test_keepalive_of_more_than_the_system_takes_is_its_longest(loop_kind, seconds):
+    with listening() as (port, accept):
+        endpoint, _ = await dial_tcp("127.0.0.1", port, timeout_s=5, keepalive_s=seconds)
+        sock = endpoint.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 32767
+        endpoint.abort()
+        accept().close()
 
 
 async def test_keepalive_is_set_when_asked_for(loop_kind):
