@@ -82,7 +82,7 @@ def reset(endpoint: Endpoint) -> None:
 
 
 def peer_address(endpoint: Addressed) -> tuple[str, int]:
-    """The far address as (ip, port); ("", 0) when there is none, as for a unix socket, or no more."""
+    """The far address as (ip, port); ("", 0) for a unix socket, or when it is gone."""
     return _address(endpoint, "peername")
 
 

@@ -19,8 +19,8 @@ from pyfrp.wire.yamux import BATCH, BURST, SLICE, Half, Session, Stream
 # A link whose buffer grows this far although all sources are paused belongs to a peer that asks for
 # answers (pings, opened streams) and does not read them.
 UNREAD_LIMIT = 2 * 1024 * 1024
-# For what is pending on a link that was closed to arrive: a peer that does not read would have it, and
-# the connection, kept for ever.
+# For what is pending on a link that was closed to arrive: a peer that does not read would have it,
+# and the connection, kept for ever.
 LINGER_S = 10.0
 # Marks of a link's write buffer, in bytes: what is in it delays everybody on a thin link.
 LINK_HIGH = 64 * 1024
