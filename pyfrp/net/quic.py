@@ -217,7 +217,7 @@ class QuicSession:
 
     def _is_reset(self, data: bytes) -> bool:
         """Whether the peer, started anew, tells that it does not know us (RFC 9000, 10.3.1)."""
-        known = self.connection.peers_token
+        known = b"" if self.connection.draining else self.connection.peers_token
         return bool(known) and not data[0] & 0x80 and hmac.compare_digest(data[-16:], known)
 
     def _read_events(self) -> None:

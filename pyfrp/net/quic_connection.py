@@ -86,6 +86,11 @@ class Connection(Shortcuts, QuicConnection):
         """What ends a datagram by which the peer tells that it does not know us; b"" if unknown."""
         return self._peer_cid.stateless_reset_token or b""
 
+    @property
+    def draining(self) -> bool:
+        """Whether the peer has closed it: what still comes means nothing (RFC 9000, 10.2.2)."""
+        return self._state is QuicConnectionState.DRAINING
+
     def _replenish_connection_ids(self) -> None:
         super()._replenish_connection_ids()
         self._mark()

@@ -7,9 +7,8 @@ The office of these tests reaches its server only as each test says; the proxies
 from __future__ import annotations
 
 import re
-import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 
 from tests.support.dns import zone_of
 from tests.support.office import Office, office
-from tests.support.ports import free_port
+from tests.support.ports import black_hole, free_port
 from tests.support.processes import HOST, LOGIN_DONE, Kind, Program, client_config, merged
 from tests.support.proxies import HOSTILE, HttpProxy, Inside, SocksProxy, is_http
 from tests.support.services import Backend, Pipe, running
@@ -26,23 +25,6 @@ from tests.support.waiting import until_async
 pytestmark = [pytest.mark.e2e]
 
 AUTO = {"protocol": "auto", "auto": {"rungTimeout": 1}}
-
-
-@contextmanager
-def black_hole() -> Iterator[int]:
-    """A port that neither accepts nor refuses: its queue is full."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        listener.listen(0)
-        fillers = []
-        for _ in range(3):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-            fillers.append(filler)
-        yield listener.getsockname()[1]
-        for filler in fillers:
-            filler.close()
 
 
 @asynccontextmanager
@@ -239,7 +221,7 @@ DEAD_ENDS = {
     ),
     "407-basic": (
         "the proxy {proxy} asks for a user and a password (407, it offers Basic): write them into "
-        "transport.proxyURL, as in http://USER:PASSWORD@{proxy}",
+        "HTTPS_PROXY in the environment, as in http://USER:PASSWORD@{proxy}",
         "the proxy is the way out of this network: do what is said there of it",
     ),
     "login-page": (

@@ -7,9 +7,7 @@ megabyte in both directions.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.support import leaks
-from tests.support.backends import Exchange, Gate, HttpBackend, sse
-from tests.support.http import calling, request
+from tests.support import leaks, main_job
+from tests.support.backends import HttpBackend
+from tests.support.http import request
 from tests.support.office import office
 from tests.support.ports import free_port
 from tests.support.processes import (
@@ -33,7 +31,7 @@ from tests.support.processes import (
     tcp_proxy,
     tunnel,
 )
-from tests.support.services import BLOCK, EchoBackend, running
+from tests.support.services import EchoBackend, running
 from tests.support.waiting import all_of, until_async
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
@@ -43,9 +41,6 @@ TLS: dict[str, Config] = {
     "tls-on": {"enable": True, "disableCustomTLSFirstByte": True},
     "tls-0x17": {"enable": True, "disableCustomTLSFirstByte": False},
 }
-EVENTS = 8
-MEGABYTE = len(BLOCK)
-BLOCK_HASH = hashlib.sha256(BLOCK).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -135,71 +130,18 @@ async def bench(
 async def test_every_pair_carries_the_main_job_over_every_kind_of_link(
     bench: Bench, cell: Cell
 ) -> None:
-    checks = HTTP_CHECKS if cell.type == "http" else TCP_CHECKS
-    await all_of([check(bench, cell) for check in checks], limit_s=30)
+    if cell.type == "http":
+        port, domain = bench.pair.http_port, f"{cell}.test"
+        jobs = [
+            main_job.small_requests(port, domain),
+            main_job.events_one_by_one(port, domain, bench.http),
+            main_job.megabyte_up(port, domain),
+            main_job.megabyte_down(port, domain),
+        ]
+    else:
+        jobs = [main_job.echoes(bench.ports[str(cell)])]
+    await all_of(jobs, limit_s=30)
     assert not bench.http.complaints
-
-
-async def _small_request(bench: Bench, cell: Cell) -> None:
-    async with calling(bench.pair.http_port) as caller:
-        for _ in range(3):
-            answer = await caller.get("/hello", f"{cell}.test")
-            assert (answer.status, answer.body) == (200, b"hello")
-
-
-async def _streamed_events(bench: Bench, cell: Cell) -> None:
-    gate = Gate()
-    path = f"/gated-{os.urandom(8).hex()}"
-
-    async def script(x: Exchange) -> None:
-        await x.start_chunked()
-        for number in range(EVENTS):
-            await x.chunk(sse(number))
-            await gate.passed(number)
-        await x.end_chunks()
-
-    bench.http.on(path, script)
-    async with calling(bench.pair.http_port) as caller:
-        await caller.send(request(path, f"{cell}.test"))
-        head = await caller.begin()
-        assert head.get("content-type") == "text/event-stream"
-        pending = bytearray()
-        for number in range(EVENTS):
-            assert await caller.read_event(pending) == sse(number)
-            gate.received(number)
-        assert not pending
-        assert await caller.rest() == b""
-
-
-async def _megabyte_up(bench: Bench, cell: Cell) -> None:
-    async with calling(bench.pair.http_port) as caller:
-        await caller.send(request("/hash", f"{cell}.test", "POST", body=BLOCK))
-        answer = await caller.answer()
-        assert answer.json() == {"size": MEGABYTE, "sha256": BLOCK_HASH}
-
-
-async def _megabyte_down(bench: Bench, cell: Cell) -> None:
-    async with calling(bench.pair.http_port) as caller:
-        await caller.send(request(f"/bytes?n={MEGABYTE}", f"{cell}.test"))
-        assert (await caller.begin()).status == 200
-        assert await caller.rest_hash() == (MEGABYTE, BLOCK_HASH)
-
-
-async def _echoed_pieces(bench: Bench, cell: Cell) -> None:
-    async with calling(bench.ports[str(cell)]) as caller:
-        for number in range(EVENTS):
-            piece = sse(number)
-            await caller.send(piece)
-            assert await caller.exactly(len(piece)) == piece
-
-
-async def _echoed_megabyte(bench: Bench, cell: Cell) -> None:
-    async with calling(bench.ports[str(cell)]) as caller:
-        await caller.echoed(BLOCK)
-
-
-HTTP_CHECKS = (_small_request, _streamed_events, _megabyte_up, _megabyte_down)
-TCP_CHECKS = (_echoed_pieces, _echoed_megabyte)
 
 
 # --- recovery between the two ---------------------------------------------------------------

@@ -8,9 +8,7 @@ in both directions, a tcp connection and datagrams.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
-import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.backends import Exchange, Gate, sse
-from tests.support.datagrams import EchoUdp, UdpUser
-from tests.support.http import calling, request
-from tests.support.office import DOMAIN, Office, office
+from tests.support import main_job
+from tests.support.datagrams import EchoUdp
+from tests.support.http import calling
+from tests.support.office import DOMAIN, office
 from tests.support.ports import free_port
 from tests.support.processes import (
     HOST,
@@ -48,9 +46,6 @@ TLS: dict[str, Config] = {
     "tls-on": {"enable": True, "disableCustomTLSFirstByte": True},
     "tls-0x17": {"enable": True, "disableCustomTLSFirstByte": False},
 }
-EVENTS = 6
-MEGABYTE = len(BLOCK)
-BLOCK_HASH = hashlib.sha256(BLOCK).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -122,79 +117,16 @@ async def test_every_pair_carries_everything_over_every_transport(
         ) as scene:
             await all_of(
                 [
-                    _requests(scene),
-                    _events(scene),
-                    _megabyte_up(scene),
-                    _megabyte_down(scene),
-                    _echoes(scene),
-                    _datagrams(udp_port),
+                    main_job.small_requests(scene.http_port, DOMAIN),
+                    main_job.events_one_by_one(scene.http_port, DOMAIN, scene.api),
+                    main_job.megabyte_up(scene.http_port, DOMAIN),
+                    main_job.megabyte_down(scene.http_port, DOMAIN),
+                    main_job.echoes(scene.echo_port),
+                    main_job.datagrams(udp_port),
                 ],
                 limit_s=30,
             )
             assert not scene.api.complaints
-
-
-async def _requests(scene: Office) -> None:
-    async with scene.calling() as caller:
-        for _ in range(3):
-            answer = await caller.get("/hello", DOMAIN)
-            assert (answer.status, answer.body) == (200, b"hello")
-
-
-async def _events(scene: Office) -> None:
-    gate = Gate()
-
-    async def script(x: Exchange) -> None:
-        await x.start_chunked()
-        for number in range(EVENTS):
-            await x.chunk(sse(number))
-            await gate.passed(number)
-        await x.end_chunks()
-
-    scene.api.on("/events", script)
-    async with scene.calling() as caller:
-        await caller.send(request("/events", DOMAIN))
-        await caller.begin()
-        pending = bytearray()
-        for number in range(EVENTS):
-            assert await caller.read_event(pending) == sse(number)
-            gate.received(number)
-        assert await caller.rest() == b""
-
-
-async def _megabyte_up(scene: Office) -> None:
-    async with scene.calling() as caller:
-        await caller.send(request("/hash", DOMAIN, "POST", body=BLOCK))
-        answer = await caller.answer()
-        assert answer.json() == {"size": MEGABYTE, "sha256": BLOCK_HASH}
-
-
-async def _megabyte_down(scene: Office) -> None:
-    async with scene.calling() as caller:
-        await caller.send(request(f"/bytes?n={MEGABYTE}", DOMAIN))
-        assert (await caller.begin()).status == 200
-        assert await caller.rest_hash() == (MEGABYTE, BLOCK_HASH)
-
-
-async def _echoes(scene: Office) -> None:
-    """Pieces one by one, then a megabyte, on one tcp connection."""
-    async with calling(scene.echo_port) as caller:
-        for number in range(EVENTS):
-            piece = sse(number)
-            await caller.send(piece)
-            assert await caller.exactly(len(piece)) == piece
-
-        async def back() -> bytes:
-            return await caller.exactly(MEGABYTE)
-
-        _, echoed = await all_of([caller.send(BLOCK), back()])
-        assert hashlib.sha256(echoed or b"").hexdigest() == BLOCK_HASH
-
-
-async def _datagrams(port: int) -> None:
-    with UdpUser(port) as user:
-        for size in (1, 64, 1400):
-            await user.echoed(os.urandom(size))
 
 
 # --- one port for all -----------------------------------------------------------------------
@@ -261,7 +193,7 @@ async def test_one_port_carries_clients_of_every_kind_and_users_of_http_and_http
                     writer.close()
 
             await all_of(map(echoed, remote.values()))
-            await _requests(scene)
+            await main_job.small_requests(scene.http_port, DOMAIN)
             assert await visited("site.test") == await visited("site.test", "h2") == b"the site"
             with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
                 await visited("other.test", "h2", "http/1.1")

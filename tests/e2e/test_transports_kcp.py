@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 
 from tests.support.datagrams import EchoUdp, UdpUser
-from tests.support.http import Caller, calling
+from tests.support.http import calling
 from tests.support.lossy import losing
 from tests.support.office import Office, office
 from tests.support.ports import free_port
 from tests.support.processes import HOST, Kind, tunnel
-from tests.support.waiting import all_of
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e]
 
@@ -58,14 +57,6 @@ async def served(directory: Path, kinds: tuple[Kind, Kind], **how: Any) -> Async
         scene.drop_callers()
 
 
-async def echoed(user: Caller, data: bytes) -> None:
-    async def back() -> bytes:
-        return await user.exactly(len(data))
-
-    _, got = await all_of([user.send(data), back()], limit_s=30)
-    assert got == data
-
-
 @pytest.mark.parametrize(("kinds", "tls", "tcp_mux"), CASES)
 async def test_every_pair_carries_tcp_http_and_udp(
     kinds: tuple[Kind, Kind], tls: bool, tcp_mux: bool, tmp_path: Path
@@ -78,8 +69,8 @@ async def test_every_pair_carries_tcp_http_and_udp(
         async with served(tmp_path, kinds, proxies=[udp], **how) as scene:
             assert (await scene.get()).body == b"hello"
             async with calling(scene.echo_port) as user:
-                await echoed(user, b"a few words")
-                await echoed(user, os.urandom(1_000_000))
+                await user.echoed(b"a few words")
+                await user.echoed(os.urandom(1_000_000))
             with UdpUser(port) as datagrams:
                 await datagrams.echoed(os.urandom(1200))
             if kinds[0] == "ours":
@@ -104,7 +95,7 @@ async def test_a_network_that_loses_datagrams_costs_time_only(
         how["client"]["serverPort"] = relay.port
         async with served(tmp_path, kinds, **how) as scene:
             async with calling(scene.echo_port) as user:
-                await echoed(user, os.urandom(2_000_000))
+                await user.echoed(os.urandom(2_000_000))
             assert (await scene.get("/bytes?n=500000")).status == 200
         assert relay.lost > 100
 

@@ -5,8 +5,6 @@ Each row runs a pair with one way to trust each other, and proxies of three type
 
 from __future__ import annotations
 
-import hashlib
-import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,28 +14,26 @@ import pytest
 
 pytest.importorskip("aioquic", reason="QUIC is optional, and not installed here")
 
+from tests.support import main_job
 from tests.support.authority import Authority
-from tests.support.backends import Exchange, Gate, HttpBackend, sse
-from tests.support.datagrams import EchoUdp, UdpUser
-from tests.support.http import calling, request
+from tests.support.backends import HttpBackend
+from tests.support.datagrams import EchoUdp
 from tests.support.ports import free_port
 from tests.support.processes import (
     HOST,
     Config,
     Kind,
-    Tunnel,
     http_proxy,
     require_official,
     tcp_proxy,
     tunnel,
 )
-from tests.support.services import BLOCK, EchoBackend, running
+from tests.support.services import EchoBackend, running
 from tests.support.waiting import all_of, until
 
 pytestmark = [pytest.mark.e2e]
 
 DOMAIN = "llm.test"
-EVENTS = 5
 AT_ONCE = 20
 
 
@@ -115,56 +111,16 @@ async def test_every_pair_carries_every_type(
             },
         ]
         async with tunnel(tmp_path, proxies, kinds=kinds, server=server, client=client) as pair:
-            jobs = [_streamed(pair, http), _echoed(tcp_port), _datagrams(udp_port)]
-            jobs += [_small_request(pair) for _ in range(AT_ONCE)]
+            jobs = [
+                main_job.events_one_by_one(pair.http_port, DOMAIN, http),
+                main_job.echoes(tcp_port),
+                main_job.datagrams(udp_port),
+            ]
+            jobs += [main_job.small_requests(pair.http_port, DOMAIN) for _ in range(AT_ONCE)]
             await all_of(jobs, limit_s=30)
             if kinds[0] == "ours":
                 assert await pair.server.logged(rf"frps quic listen on {HOST}:{port}")
         assert not http.complaints
-
-
-async def _small_request(pair: Tunnel) -> None:
-    async with calling(pair.http_port) as caller:
-        for _ in range(2):
-            answer = await caller.get("/hello", DOMAIN)
-            assert (answer.status, answer.body) == (200, b"hello")
-
-
-async def _streamed(pair: Tunnel, http: HttpBackend) -> None:
-    gate = Gate()
-
-    async def handler(x: Exchange) -> None:
-        await x.start_chunked("text/event-stream")
-        for number in range(EVENTS):
-            await x.chunk(sse(number))
-            await gate.passed(number)
-        await x.end_chunks()
-
-    http.on("/events-one-by-one", handler)
-    async with calling(pair.http_port) as caller:
-        await caller.send(request("/events-one-by-one", DOMAIN))
-        await caller.begin()
-        pending = bytearray()
-        for number in range(EVENTS):
-            assert await caller.read_event(pending) == sse(number)
-            gate.received(number)
-        assert await caller.rest() == b""
-
-
-async def _echoed(port: int) -> None:
-    async with calling(port) as user:
-        for piece in (b"a", b"few", b"words"):
-            await user.send(piece)
-            assert await user.exactly(len(piece)) == piece
-        _, back = await all_of([user.send(BLOCK), user.exactly(len(BLOCK))])
-        assert hashlib.sha256(back or b"").digest() == hashlib.sha256(BLOCK).digest()
-
-
-async def _datagrams(port: int) -> None:
-    with UdpUser(port) as user:
-        for size in (1, 64, 1400):
-            for _ in range(5):
-                await user.echoed(os.urandom(size))
 
 
 @pytest.mark.parametrize("kind", ["ours", pytest.param("official", marks=pytest.mark.interop)])
@@ -185,12 +141,12 @@ async def test_a_server_that_was_killed_is_found_again(kind: Kind, tmp_path: Pat
             client=client,
         ) as pair,
     ):
-        await _small_request(pair)
+        await main_job.small_requests(pair.http_port, DOMAIN)
         at = pair.client.mark()
         pair.server.kill()
         pair.server.start()
         await pair.client_ready(20, offset=at)
-        await _small_request(pair)
+        await main_job.small_requests(pair.http_port, DOMAIN)
         if kind == "ours":
             assert "the peer has forgotten it" in pair.client.log(at)
 

@@ -7,6 +7,8 @@ import os
 import random
 import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 try:
@@ -70,3 +72,20 @@ def free_ports(count: int) -> list[int]:
 def claim_handles() -> set[int]:
     """Descriptors that hold the claims, for checks that count open descriptors."""
     return {handle for handle in _claims.values() if handle >= 0}
+
+
+@contextmanager
+def black_hole() -> Iterator[int]:
+    """A port that neither accepts nor refuses: its queue is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fillers = []
+        for _ in range(3):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+            fillers.append(filler)
+        yield listener.getsockname()[1]
+        for filler in fillers:
+            filler.close()

@@ -12,6 +12,7 @@ import pytest
 from pyfrp.errors import DialError
 from pyfrp.net import dial
 from pyfrp.net.dial import dial_tcp, explain, resolve
+from tests.support.ports import black_hole
 from tests.support.waiting import until
 from tests.unit.net.ends import RawPeer, Reader
 
@@ -22,23 +23,6 @@ def listening(family=socket.AF_INET, host="127.0.0.1"):
     with socket.create_server((host, 0), family=family) as listener:
         listener.settimeout(5)
         yield listener.getsockname()[1], lambda: RawPeer(listener.accept()[0])
-
-
-@contextmanager
-def silent():
-    """A port that neither accepts nor refuses: its queue is full."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        fillers = []
-        for _ in range(3):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-            fillers.append(filler)
-        yield listener.getsockname()[1]
-        for filler in fillers:
-            filler.close()
 
 
 def refusing():
@@ -118,7 +102,7 @@ async def test_an_address_that_does_not_answer_does_not_hold_up_the_next(loop_ki
     """As with a broken IPv6 route in front of a working IPv4 one."""
     monkeypatch.setattr(dial, "STAGGER_S", 0.05)
     loop = asyncio.get_running_loop()
-    with listening() as (port, accept), silent() as hole:
+    with listening() as (port, accept), black_hole() as hole:
         resolving_to(monkeypatch, *[("127.0.0.1", hole)] * 3, ("127.0.0.1", port))
         start = loop.time()
         endpoint, _ = await dial_tcp("llm.test", port, timeout_s=20)
@@ -155,7 +139,7 @@ async def test_of_two_that_stand_in_the_same_moment_one_is_dropped(loop_kind, mo
 
 async def test_all_that_do_not_answer_are_named_at_the_deadline(loop_kind, monkeypatch):
     monkeypatch.setattr(dial, "STAGGER_S", 0.05)
-    with silent() as hole:
+    with black_hole() as hole:
         resolving_to(monkeypatch, *[("127.0.0.1", hole)] * 4)
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -200,7 +184,7 @@ async def test_all_failures_are_named_with_their_addresses(loop_kind, monkeypatc
 
 
 async def test_silence_is_named_with_its_address_and_the_time(loop_kind):
-    with silent() as hole, pytest.raises(DialError) as caught:
+    with black_hole() as hole, pytest.raises(DialError) as caught:
         await dial_tcp("127.0.0.1", hole, timeout_s=0.2)
     assert str(caught.value) == f"dial tcp 127.0.0.1:{hole}: no answer within 0.2 s"
 
@@ -288,7 +272,7 @@ async def test_keepalive_is_set_when_asked_for(loop_kind):
 
 
 async def test_giving_up_leaves_nothing_behind(loop_kind):
-    with silent() as hole:
+    with black_hole() as hole:
         dialling = asyncio.get_running_loop().create_task(dial_tcp("127.0.0.1", hole, timeout_s=10))
         await asyncio.sleep(0)
         dialling.cancel()

@@ -95,6 +95,25 @@ async def linked(loss: float = 0.0, keepalive_s: float = 10.0) -> AsyncIterator[
         assert not pair.server._streams
 
 
+async def test_a_reset_behind_the_end_does_not_hide_the_reason():
+    async with linked() as pair:
+        token = pair.client.connection.peers_token
+        reset = b"\x40" + bytes(max(quic.RESET_SIZES) - 1 - len(token)) + token
+        pair.server.close()
+        await until(lambda: pair.client.connection.draining, "the end")
+        pair.client.datagram_received(reset)
+        ended = await within(asyncio.shield(pair.client.ended), 5, "the reason")
+        assert "the QUIC connection ended: " in str(ended)
+
+
+async def test_a_reset_alone_ends_a_connection():
+    async with linked() as pair:
+        token = pair.client.connection.peers_token
+        reset = b"\x40" + bytes(max(quic.RESET_SIZES) - 1 - len(token)) + token
+        pair.client.datagram_received(reset)
+        assert "has forgotten it" in str(pair.client.ended.result())
+
+
 @pytest.mark.parametrize("short", [True, False])
 async def test_bytes_go_both_ways_over_a_bad_network(short, monkeypatch):
     """By the short ways, and as with an aioquic whose insides they do not know."""

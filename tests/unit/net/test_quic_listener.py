@@ -195,7 +195,7 @@ async def test_a_client_whose_address_changes_goes_on():
         wire = c._session._socket
         wire._loop.remove_reader(wire._sock)
         wire._sock.close()
-        wire._sock = connect_udp((HOST, p.number))
+        wire._sock = wire._sender._sock = connect_udp((HOST, p.number))
         wire._loop.add_reader(wire._sock, wire._read)
         await echoed(c, os.urandom(100_000))
         assert session.connection.get_peer_address() != before
