@@ -43,6 +43,22 @@ class Endpoint(Addressed, Protocol):
     def get_write_buffer_size(self) -> int: ...
 
 
+class OnLink:
+    """What an endpoint on another one, its `_link`, leaves to that."""
+
+    __slots__ = ()
+    _link: Endpoint
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._link.get_extra_info(name, default)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._link.set_write_buffer_limits(high=high, low=low)
+
+    def get_write_buffer_size(self) -> int:
+        return self._link.get_write_buffer_size()
+
+
 class ViewReader(asyncio.Protocol):
     """A protocol whose `data_received` takes a memoryview too, and keeps nothing of it."""
 

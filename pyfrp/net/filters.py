@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from pyfrp.errors import RemoteWireError
-from pyfrp.net.endpoint import Endpoint
+from pyfrp.net.endpoint import Endpoint, OnLink
 
 Transform = Callable[[bytes], bytes]
 
 
-class FilterEndpoint(asyncio.Protocol):
+class FilterEndpoint(OnLink, asyncio.Protocol):
     """An endpoint whose bytes are changed on their way: `outward` on writes, `inward` on reads.
 
     `inward` may return `b""` while it collects. When it raises RemoteWireError the connection is
@@ -70,15 +69,6 @@ class FilterEndpoint(asyncio.Protocol):
             if self._paused:
                 return  # These were enough for the reader.
         self._link.resume_reading()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._link.get_extra_info(name, default)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._link.set_write_buffer_limits(high=high, low=low)
-
-    def get_write_buffer_size(self) -> int:
-        return self._link.get_write_buffer_size()
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-from pyfrp.net.endpoint import Endpoint
+from pyfrp.net.endpoint import Endpoint, OnLink
 from pyfrp.wire.bucket import Bucket
 
 
@@ -192,7 +192,7 @@ class Lane:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-class LimitedEndpoint(asyncio.Protocol):
+class LimitedEndpoint(OnLink, asyncio.Protocol):
     """An endpoint that carries no more than its limiter allows, in both directions.
 
     While bytes are held in one direction its source is paused, so no more than what was on its way
@@ -296,12 +296,6 @@ class LimitedEndpoint(asyncio.Protocol):
         else:
             self._in.stopped = False
             self._read_on()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._link.get_extra_info(name, default)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._link.set_write_buffer_limits(high=high, low=low)
 
     def get_write_buffer_size(self) -> int:
         return self._out.held + self._link.get_write_buffer_size()

@@ -34,6 +34,9 @@ Address: TypeAlias = tuple[Any, ...]
 
 HANDSHAKE_S = 10.0
 MIN_INITIAL = 1200  # RFC 9000, 14.1
+# Bytes to read in a turn, after which all of it is acknowledged at once: with an eighth of that, an
+# echo of 8 MB over loopback takes 6 % longer.
+TURN = 1024 * 1024
 # A peer whose system says that nobody listens any more has gone; while it starts this is normal.
 REFUSED_S = 5.0
 # A stateless reset is sent by who knows nothing of us, and is small (RFC 9000, 10.3).

@@ -18,7 +18,7 @@ from aioquic.quic.packet import encode_quic_retry, encode_quic_version_negotiati
 from aioquic.quic.retry import QuicRetryTokenHandler
 
 from pyfrp.errors import LinkError, PeerClosed
-from pyfrp.net.quic import MIN_INITIAL, QuicSession, QuicStream, first_of_client
+from pyfrp.net.quic import MIN_INITIAL, TURN, QuicSession, QuicStream, first_of_client
 from pyfrp.net.quic_tls import Setup
 from pyfrp.net.sockets import bind_datagrams
 from pyfrp.net.trains import Address, TrainSocket
@@ -79,7 +79,7 @@ class Listening:
     async def open(self, host: str, port: int) -> None:
         """Bind the port; "0.0.0.0" and "::" are both families, as on TCP. Raises OSError."""
         sock = TrainSocket(
-            bind_datagrams(host, port), on_datagrams=self._read_all, on_error=_forget
+            bind_datagrams(host, port), on_datagrams=self._read_all, on_error=_forget, turn=TURN
         )
         await sock.attach()
         self._socket = sock

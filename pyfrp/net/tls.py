@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyfrp.errors import CertificateError, HandshakeError
-from pyfrp.net.endpoint import Endpoint, Pieces, ViewReader
+from pyfrp.net.endpoint import Endpoint, OnLink, Pieces, ViewReader
 from pyfrp.net.peercert import issuer_of, shown_certificate
 
 RECORD = 16 * 1024  # The most plaintext a TLS record holds (RFC 8446, 5.1).
@@ -26,7 +26,7 @@ _plain = memoryview(bytearray(_READ_SIZE))
 ReadInto = Callable[[int, memoryview], int]
 
 
-class TlsEndpoint(asyncio.BufferedProtocol):
+class TlsEndpoint(OnLink, asyncio.BufferedProtocol):
     """A TLS connection on an endpoint: protocol towards it, transport towards its reader.
 
     `handshaken` is a future that settles when the handshake is done, with HandshakeError when it
@@ -146,13 +146,7 @@ class TlsEndpoint(asyncio.BufferedProtocol):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "ssl_object":
             return self._tls
-        return self._link.get_extra_info(name, default)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._link.set_write_buffer_limits(high=high, low=low)
-
-    def get_write_buffer_size(self) -> int:
-        return self._link.get_write_buffer_size()
+        return super().get_extra_info(name, default)
 
     # -- Protocol of the link ------------------------------------------------------------------
 

@@ -36,9 +36,9 @@ _PKTINFO = {
 }
 _MAX_WAYS = 4096  # Peers whose way to us is remembered; others are answered by the usual one.
 _CONTROL = 128  # Bytes, for the size of the cars and the way they came.
-# Bytes read in one turn of the loop: others want their turn, and acknowledgements wait for it.
-# From peers that send no trains this is a hundred datagrams.
-READ = 128 * 1024
+TURN = 128 * 1024
+"""Bytes read in one turn of the loop: others want their turn, and acknowledgements wait for it.
+From peers that send no trains this is a hundred datagrams."""
 # What an old kernel says, or one whose network has no checksums of its own or a smaller MTU. A port
 # has many networks behind it, so that it gives up only after as many failures in a row.
 _NO_TRAINS = frozenset(
@@ -137,6 +137,7 @@ class TrainSocket:
         sock: Bound or connected, not blocking; this closes it.
         on_datagrams: Called with datagrams of one sender in their order, and its address.
         on_error: Called with what the system reports of earlier datagrams, or of these.
+        turn: Bytes to read in one turn of the loop.
     """
 
     def __init__(
@@ -145,12 +146,14 @@ class TrainSocket:
         *,
         on_datagrams: OnDatagrams,
         on_error: Callable[[OSError], None],
+        turn: int = TURN,
     ) -> None:
         self.closed = False
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._on_datagrams = on_datagrams
         self._on_error = on_error
+        self._turn = turn
         self._sender = TrainSender(sock, on_error)
         self._plain: DatagramSocket | None = None
         self._pktinfo = _PKTINFO[sock.family]
@@ -211,12 +214,12 @@ class TrainSocket:
         came: list[bytes] = []
         sender: Address | None = None
         asked, _, told = self._pktinfo
-        left = READ
+        left = self._turn
         while left > 0:
             try:
                 size, control, _, source = self._sock.recvmsg_into((_space,), _CONTROL)
             except (BlockingIOError, InterruptedError):
-                if left == READ:  # Woken for an error that a send was told of.
+                if left == self._turn:  # Woken for an error that a send was told of.
                     self._loop.call_soon(self._read_again)
                 break
             except OSError as exc:
@@ -224,7 +227,7 @@ class TrainSocket:
                 self._on_error(exc)
                 if self.closed:
                     return
-                left -= READ // 8
+                left -= self._turn // 8
                 continue
             left -= max(size, 256)
             if source != sender:

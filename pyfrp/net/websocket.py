@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
 
 from pyfrp.errors import BadHead, HandshakeError, PeerClosed, RemoteWireError
 from pyfrp.net.byteconn import ByteConn
-from pyfrp.net.endpoint import Endpoint
+from pyfrp.net.endpoint import Endpoint, OnLink
 from pyfrp.wire import websocket as wire
 
 # A refused client gets so long to read why.
@@ -26,7 +25,7 @@ _NORMAL = (1000).to_bytes(2, "big")  # RFC 6455, 7.4.1; also below.
 _BROKEN = (1002).to_bytes(2, "big")
 
 
-class WebSocketEndpoint(asyncio.Protocol):
+class WebSocketEndpoint(OnLink, asyncio.Protocol):
     """A websocket after its handshake: protocol towards the link, transport towards its reader.
 
     Paused until `resume_reading`. There is no half-close: a close frame ends both directions, and
@@ -96,15 +95,6 @@ class WebSocketEndpoint(asyncio.Protocol):
     def abort(self) -> None:
         self._closing = True
         self._link.abort()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._link.get_extra_info(name, default)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._link.set_write_buffer_limits(high=high, low=low)
-
-    def get_write_buffer_size(self) -> int:
-        return self._link.get_write_buffer_size()
 
     # -- Protocol of the link ------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from tests.support.proxies import (
     is_web,
 )
 from tests.support.services import BLOCK, running
-from tests.support.waiting import all_of, until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e]
 
@@ -102,12 +102,7 @@ async def _main_job(scene: Office) -> None:
     answer = await scene.get("/events?n=3")
     assert answer.body == sse(0) + sse(1) + sse(2)
     async with calling(scene.echo_port) as user:
-
-        async def back() -> bytes:
-            return await user.exactly(len(BLOCK))
-
-        _, echoed = await all_of([user.send(BLOCK), back()])
-        assert echoed == BLOCK
+        await user.echoed(BLOCK)
 
 
 @pytest.mark.parametrize(("way", "server", "client"), ROWS, ids=map("-".join, ROWS))

@@ -104,7 +104,7 @@ async def _dial(
         DialError: nobody is there.
         HandshakeError: somebody is there, and we do not get on.
     """
-    from pyfrp.net.quic import QuicSession
+    from pyfrp.net.quic import TURN, QuicSession
 
     sessions: list[QuicSession] = []
 
@@ -124,7 +124,7 @@ async def _dial(
     try:
         raw = connect_udp(address)
         widen(raw)
-        sock = _Socket(raw, on_datagrams=read, on_error=fail)
+        sock = _Socket(raw, on_datagrams=read, on_error=fail, turn=TURN)
         await sock.attach()
         info = {"peername": address, "sockname": sock.address}
     except OSError as exc:
