@@ -343,7 +343,7 @@ async def test_a_flood_of_the_silent_costs_the_oldest_of_them(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("trusted", "limit"), [(False, "MAX_OPENING_UNKNOWN"), (True, "MAX_OPENING")]
+    ("trusted", "limit"), [(False, "MAX_STREAMS_UNKNOWN"), (True, "MAX_OPENING")]
 )
 async def test_only_so_many_streams_of_a_link_may_keep_silent(monkeypatch, trusted, limit):
     monkeypatch.setattr(module, limit, 4)
@@ -371,6 +371,22 @@ async def test_only_so_many_streams_of_a_link_may_keep_silent(monkeypatch, trust
     late.write(b"o")
     await turns(30)
     assert not late_reader.lost
+    side.mux.close()
+    await door.close()
+
+
+async def test_only_so_many_streams_of_a_link_may_speak_in_vain():
+    """Each that is refused is logged, as long as somebody may go on trying."""
+    door = Door(tcp_mux=True)
+    side = MuxSide(door.accept())
+    side.start(client=True, keepalive_s=0)
+    for number in range(20):
+        stream, reader = side.open()
+        stream.write(encode(Login(run_id="x")))
+        await until(lambda seen=reader: seen.data or seen.lost, f"the answer to {number}")
+        stream.close()
+        await turns()
+    assert len(door.first) == module.MAX_STREAMS_UNKNOWN
     side.mux.close()
     await door.close()
 
