@@ -110,7 +110,7 @@ def local_address(endpoint: Addressed) -> tuple[str, int]:
 def _address(endpoint: Addressed, which: str) -> tuple[str, int]:
     try:
         name = endpoint.get_extra_info(which)
-    except AttributeError:  # uvloop's, once the connection is gone.
+    except AttributeError:  # uvloop's, where a connection was reset before it was accepted.
         return "", 0
     if isinstance(name, tuple) and len(name) >= 2:
         # A listener for both families gives an IPv4 address as ::ffff:192.0.2.1.

@@ -12,6 +12,7 @@ import errno
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -40,11 +41,13 @@ TURN = 128 * 1024
 """Bytes read in one turn of the loop: others want their turn, and acknowledgements wait for it.
 From peers that send no trains this is a hundred datagrams."""
 # What an old kernel says, or one whose network has no checksums of its own or a smaller MTU. A port
-# has many networks behind it, so that it gives up only after as many failures in a row.
+# has many networks behind it, so that it gives up only after as many failures in a row, and for a
+# while: a peer can bring about all of them, and no other shall be the slower for it.
 _NO_TRAINS = frozenset(
     (errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
 )
 MAX_FAILURES = 8
+RETRY_S = 60.0
 
 _space = bytearray(65_536)
 _view = memoryview(_space)
@@ -63,6 +66,7 @@ class TrainSender:
         self._on_error = on_error
         self._trains = sys.platform == "linux"
         self._failures = 0
+        self._again_at: float | None = None  # When to try trains again.
 
     def send_all(
         self, datagrams: Sequence[bytes], address: Address | None = None, control: Control = ()
@@ -72,8 +76,10 @@ class TrainSender:
         Args:
             control: What else `sendmsg` shall be told; only with an address.
         """
+        if self._again_at is not None and self._again_at <= time.monotonic():
+            self._again_at, self._trains, self._failures = None, True, MAX_FAILURES - 1
         at = alone = 0
-        again = True
+        again, refused = True, False
         while at < len(datagrams):
             cars = self._alike(datagrams, at) if self._trains and at >= alone else 1
             try:
@@ -93,11 +99,19 @@ class TrainSender:
                 if cars == 1 or exc.errno not in _NO_TRAINS:
                     self._on_error(exc)
                     return
-                self._failures += 1
-                self._trains = self._failures < MAX_FAILURES
-                alone = at + cars
+                alone, refused = at + cars, True
                 continue
+            if refused:
+                refused = False
+                self._count_failure()
             at += cars
+
+    def _count_failure(self) -> None:
+        """One by one they leave: it is for being a train that this one could not."""
+        self._failures += 1
+        if self._failures >= MAX_FAILURES:
+            self._trains = False
+            self._again_at = time.monotonic() + RETRY_S
 
     @staticmethod
     def _alike(datagrams: Sequence[bytes], at: int) -> int:

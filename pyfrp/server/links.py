@@ -41,9 +41,10 @@ HANDSHAKE_S = (
 MAX_UNKNOWN = 1024
 # Streams of one link whose first message is out. A client that logged in brings 256 at once over a
 # mux (yamux' AcceptBacklog), and over QUIC a thousand in one turn of the loop, when as many users
-# come at once. Before that there is one, the login's.
+# come at once.
 MAX_OPENING = 4096
-MAX_OPENING_UNKNOWN = 8
+# Streams in all of a link that has not logged in, which needs one: each costs a line in the log.
+MAX_STREAMS_UNKNOWN = 8
 
 
 class Carrier(Addressed, Protocol):
@@ -83,6 +84,7 @@ class Link:
         self.trusted = False
         self.on_known: Callable[[], None] | None = None
         self.opening = 0
+        self.opened = 0
         self._clock = clock
         self._heard = clock()
 
@@ -322,10 +324,12 @@ class LinkAcceptor:
 
     def take(self, link: Link, stream: Stream) -> None:
         """Serve a fresh stream of a link."""
-        if link.opening >= (MAX_OPENING if link.trusted else MAX_OPENING_UNKNOWN):
+        full = link.opening >= MAX_OPENING if link.trusted else link.opened >= MAX_STREAMS_UNKNOWN
+        if full:
             stream.abort()
             return
         link.opening += 1
+        link.opened += 1
         stream.hold()
         self._scope.spawn(self._converse(link, stream, b""), name="stream")
 

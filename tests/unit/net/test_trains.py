@@ -110,6 +110,25 @@ def test_a_network_without_trains_gets_them_one_by_one(monkeypatch):
             sender.send_all([b"a" * 100] * 3, far.getsockname())
             assert [far.recv(200) for _ in range(3)] == [b"a" * 100] * 3
         assert not sender._trains
+        # Networks of one peer alone may be at fault, who is not there for ever.
+        for segment in (9999, 103):
+            monkeypatch.setattr(trains, "_UDP_SEGMENT", segment)
+            sender._again_at = 0.0
+            sender.send_all([b"b" * 100] * 3, far.getsockname())
+            assert [far.recv(200) for _ in range(3)] == [b"b" * 100] * 3
+            assert sender._trains == (segment == 103)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="trains are Linux'")
+def test_a_peer_that_cannot_be_sent_to_says_nothing_of_trains():
+    """Anybody can write that he comes from port 0."""
+    errors = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near:
+        sender = TrainSender(near, errors.append)
+        for _ in range(2 * trains.MAX_FAILURES):
+            sender.send_all([b"a" * 100] * 3, (HOST, 0))
+        assert sender._trains
+    assert {exc.errno for exc in errors} == {errno.EINVAL}
 
 
 async def test_that_nobody_is_there_is_told(loop_kind):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+
 import pytest
 
 from pyfrp.errors import LinkError, PeerClosed
@@ -13,7 +16,7 @@ from pyfrp.server.links import Link, LinkAcceptor
 from pyfrp.wire.framing import encode
 from pyfrp.wire.messages import Login, LoginResp
 from tests.support.waiting import until, within
-from tests.unit.net.ends import memory_pair, turns
+from tests.unit.net.ends import RawPeer, memory_pair, turns
 from tests.unit.net.mux_pair import MuxSide
 from tests.unit.net.tls_pair import NAME, client_context, server_context
 from tests.unit.server.scene import Log, office
@@ -340,7 +343,7 @@ async def test_a_flood_of_the_silent_costs_the_oldest_of_them(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("trusted", "limit"), [(False, "MAX_OPENING_UNKNOWN"), (True, "MAX_OPENING")]
+    ("trusted", "limit"), [(False, "MAX_STREAMS_UNKNOWN"), (True, "MAX_OPENING")]
 )
 async def test_only_so_many_streams_of_a_link_may_keep_silent(monkeypatch, trusted, limit):
     monkeypatch.setattr(module, limit, 4)
@@ -368,6 +371,22 @@ async def test_only_so_many_streams_of_a_link_may_keep_silent(monkeypatch, trust
     late.write(b"o")
     await turns(30)
     assert not late_reader.lost
+    side.mux.close()
+    await door.close()
+
+
+async def test_only_so_many_streams_of_a_link_may_speak_in_vain():
+    """Each that is refused is logged, as long as somebody may go on trying."""
+    door = Door(tcp_mux=True)
+    side = MuxSide(door.accept())
+    side.start(client=True, keepalive_s=0)
+    for number in range(20):
+        stream, reader = side.open()
+        stream.write(encode(Login(run_id="x")))
+        await until(lambda seen=reader: seen.data or seen.lost, f"the answer to {number}")
+        stream.close()
+        await turns()
+    assert len(door.first) == module.MAX_STREAMS_UNKNOWN
     side.mux.close()
     await door.close()
 
@@ -402,6 +421,27 @@ async def test_a_connection_that_ends_before_it_speaks_is_forgotten():
     theirs = door.accept()
     theirs.close()
     await until(lambda: not door.acceptor._unknown, "the connection to be forgotten")
+    await door.close()
+
+
+@pytest.mark.parametrize("said", [b"\x16\x03", b"no message", b"GET /~!frp", b"o"])
+async def test_a_connection_that_was_reset_before_it_was_accepted_is_no_error(said, loop_kind):
+    """It has no address any more, which must not be missed when it is told of."""
+    door = Door()
+    gone = []
+
+    def accept():
+        sniffer = door.acceptor.protocol()
+        gone.append(sniffer)
+        return sniffer
+
+    server = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)
+    for _ in range(5):
+        peer = RawPeer(socket.create_connection(server.sockets[0].getsockname()))
+        peer.sock.sendall(said)
+        peer.reset()
+    await until(lambda: len(gone) == 5 and not door.acceptor._unknown, "all to be forgotten")
+    server.close()
     await door.close()
 
 
