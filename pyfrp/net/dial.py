@@ -131,10 +131,16 @@ async def dial_tcp(
     if local_ip:
         addresses = _of_family(addresses, local_ip, host)
     attempt = _Attempt((local_ip, 0) if local_ip else None, deadline, timeout_s)
+    connected = None
     try:
-        connected = await attempt.first(addresses)
-    finally:
-        await attempt.drop_rest()
+        try:
+            connected = await attempt.first(addresses)
+        finally:
+            await attempt.drop_rest()
+    except BaseException:
+        if connected is not None:
+            connected[0].abort()
+        raise
     if connected is None:
         failures = "; ".join(attempt.failures) or f"{host}: no address"
         raise DialError(f"dial tcp {failures}", attempt.errno)
@@ -210,10 +216,8 @@ class _Attempt:
             return
         for task in self._running:
             task.cancel()
+            task.add_done_callback(_drop)
         await asyncio.wait(self._running)
-        for task in self._running:
-            if not task.cancelled() and task.exception() is None:
-                task.result()[0].abort()  # It stood in the very moment when another one did.
 
     async def _connect(self, address: tuple[str, int]) -> _Connected:
         loop = asyncio.get_running_loop()
@@ -230,6 +234,11 @@ class _Attempt:
         if exc.errno == errno.EADDRNOTAVAIL and self._local:
             why += f" (does this machine have {self._local[0]}, transport.connectServerLocalIP?)"
         self.failures.append(f"{format_address(address)}: {why}")
+
+
+def _drop(task: asyncio.Task[_Connected]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result()[0].abort()  # It stood in the very moment when another one did.
 
 
 async def dial_unix(path: str) -> tuple[Endpoint, Held]:

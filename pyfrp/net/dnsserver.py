@@ -13,12 +13,14 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import dns.asyncresolver
 import dns.exception
 import dns.name
 import dns.rdatatype
 import dns.resolver
+from dns._asyncio_backend import Backend  # the public name gives no class to build on
 
 from pyfrp.errors import LookupFailed
 from pyfrp.net.endpoint import format_address
@@ -90,7 +92,9 @@ class DnsServer:
     async def _ask(self, host: str, kind: str) -> list[str] | str:
         """The addresses of one kind, or why there are none."""
         try:
-            answer = await self._resolver.resolve(host, kind, search=True, raise_on_no_answer=False)
+            answer = await self._resolver.resolve(
+                host, kind, search=True, raise_on_no_answer=False, backend=_Backend()
+            )
         except dns.resolver.NXDOMAIN:
             return "no such host"
         except dns.exception.Timeout:
@@ -118,6 +122,26 @@ class DnsServer:
         if not found and (name == "localhost" or name.endswith(".localhost")):
             return ["127.0.0.1", "::1"]  # Never a question for a server (RFC 6761, 6.3).
         return list(dict.fromkeys(found))
+
+
+class _Backend(Backend):
+    """dnspython's own, but no UDP socket stays whose maker was cancelled.
+
+    uvloop goes on to make it, nobody would close it, and its loop cannot end before that.
+    """
+
+    async def make_socket(self, af: int, socktype: int, *rest: Any, **options: Any) -> Any:
+        make = super().make_socket(af, socktype, *rest, **options)  # type: ignore[no-untyped-call]  # dnspython has it so
+        if socktype != socket.SOCK_DGRAM:
+            return await make
+        making = asyncio.get_running_loop().create_task(make, name="socket")
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            await asyncio.wait((making,))  # A turn or two: nobody else is waited for.
+            if not making.cancelled() and making.exception() is None:
+                await making.result().close()
+            raise
 
 
 def _hosts_file() -> Path:

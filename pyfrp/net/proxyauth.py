@@ -228,12 +228,16 @@ class Talk:
         if self._method is not None:
             said = await self._method.answer(challenges, target)
             if said is not None:
+                self._opening = False
                 return said
             if not self._opening:
                 raise words.denied(self._proxy, self._method.scheme)
         # What earlier connections were let in with is not wanted any more: begin anew.
         self._opening = False
-        self._method = self._make(self._choose(challenges))
+        scheme = self._choose(challenges)
+        if scheme == self.scheme == "basic":  # It would be the same words once more.
+            raise words.denied(self._proxy, scheme)
+        self._method = self._make(scheme)
         said = await self._method.answer(challenges, target)
         if said is None:
             raise words.denied(self._proxy, self._method.scheme)

@@ -12,8 +12,10 @@ import pytest
 from pyfrp.errors import DialError
 from pyfrp.net import dial
 from pyfrp.net.dial import dial_tcp, explain, resolve
+from tests.support import leaks
+from tests.support.interrupted import Interrupted
 from tests.support.ports import black_hole
-from tests.support.waiting import until
+from tests.support.waiting import until, within
 from tests.unit.net.ends import RawPeer, Reader
 
 
@@ -135,6 +137,26 @@ async def test_of_two_that_stand_in_the_same_moment_one_is_dropped(loop_kind, mo
         for peer in (accept(), accept_other()):
             assert await peer.receive_all() == b""
             peer.close()
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_dial_of_several_addresses_that_is_cancelled_leaves_nothing(
+    loop_kind, monkeypatch, late
+):
+    """Also where one stands already, and the others are only to be ended."""
+    monkeypatch.setattr(dial, "STAGGER_S", 0.02)
+    with listening() as (port, _), silent() as hole:
+        resolving_to(monkeypatch, ("127.0.0.1", hole), ("127.0.0.1", port))
+        for at in range(1, 20):
+            before = leaks.look()
+            attempt = Interrupted(dial_tcp("llm.test", port, timeout_s=5), at, late=late)
+            task = attempt.start()
+            await within(asyncio.wait([task]), 10, "the end of the dial")
+            if not task.cancelled():
+                task.result()[0].abort()
+            await until(lambda b=before: not leaks.look() - b, f"all of {at} to be gone", 3)
+            if attempt.points < at:
+                break
 
 
 async def test_all_that_do_not_answer_are_named_at_the_deadline(loop_kind, monkeypatch):

@@ -120,6 +120,30 @@ async def test_every_way_to_log_in_makes_tunnels(name, keeps, one_field):
         assert len(proxy.asked) == (2 if "ntlm" in way.memory.scheme + name else 1) or said is None
 
 
+@pytest.mark.parametrize(
+    ("scheme", "most"),
+    [
+        ("basic", 1),
+        ("digest", 2),  # The first may have been about its nonce.
+        ("ntlm", 2),  # One attempt takes two requests.
+    ],
+)
+async def test_a_password_that_was_changed_is_tried_once(scheme, most):
+    """Each wrong attempt counts towards locking the account, and a client tries for ever."""
+    server = HttpProxy(users=dict(USERS), schemes=(scheme,))
+    async with served(server):
+        proxy = proxy_of(f"http://user:secret@127.0.0.1:{server.port}")
+        await echoed(proxy)
+        server.users["user"] = "changed"
+        for _ in range(2):
+            server.asked.clear()
+            with pytest.raises(ProxyError, match="does not accept the user and the password"):
+                await dial(proxy)
+            assert len([asked for asked in server.asked if asked.authorization]) <= most
+        server.users["user"] = "secret"
+        await echoed(proxy)
+
+
 async def test_a_stale_nonce_is_replaced():
     proxy = HttpProxy(users=USERS, schemes=["digest"], nonce_uses=1)
     async with served(proxy):
