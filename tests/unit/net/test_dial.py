@@ -145,7 +145,7 @@ async def test_a_dial_of_several_addresses_that_is_cancelled_leaves_nothing(
 ):
     """Also where one stands already, and the others are only to be ended."""
     monkeypatch.setattr(dial, "STAGGER_S", 0.02)
-    with listening() as (port, _), silent() as hole:
+    with listening() as (port, _), black_hole() as hole:
         resolving_to(monkeypatch, ("127.0.0.1", hole), ("127.0.0.1", port))
         for at in range(1, 20):
             before = leaks.look()
