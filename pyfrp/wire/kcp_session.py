@@ -93,7 +93,7 @@ class KcpSession:
         window: Segments that may wait for their reader; at most 65535.
         now: Seconds of any clock that only goes forward, as everywhere here.
         skew: Added to the milliseconds that the peer is told. A random one lets only those answer
-            who can read what we send, see `proven`.
+            who can read what we send, see `proven`; until then what is lost is repeated less often.
 
     Attributes:
         heard: When anything last came; when it began, before that.
@@ -405,7 +405,9 @@ class KcpSession:
         self._resend_at = None
         for number, sent in self._sent.items():
             if sent.resend_at <= now:
-                sent.rto = min(sent.rto + self._rto / 2, MAX_RTO_S)
+                # Somebody may have begun in the name of a peer that wants none of it.
+                more = sent.rto if self._skew and not self.proven else self._rto / 2
+                sent.rto = min(sent.rto + more, MAX_RTO_S)
                 self._again.append(number)
             else:
                 self._expect(sent.resend_at)

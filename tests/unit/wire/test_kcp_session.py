@@ -193,8 +193,12 @@ def test_what_was_overtaken_twice_is_sent_again_before_its_time():
     assert acknowledge(3) == []
 
 
-def test_repetitions_wait_longer_each_time():
-    end = KcpSession(CONV, on_data=print, now=0.0)
+@pytest.mark.parametrize(
+    ("skew", "expected"), [(0, [0.2, 0.3, 0.4, 0.5, 0.6]), (77, [0.2, 0.4, 0.8, 1.6, 3.2])]
+)
+def test_repetitions_wait_longer_each_time(skew, expected):
+    """Twice as long where the peer may be one in whose name another began."""
+    end = KcpSession(CONV, on_data=print, now=0.0, skew=skew)
     end.write(b"x")
     end.take_output(0.0)
     waits = []
@@ -206,7 +210,7 @@ def test_repetitions_wait_longer_each_time():
         now = when
         end.wake(now)
         assert len(end.take_output(now)) == 1
-    assert waits == [0.2, 0.3, 0.4, 0.5, 0.6]
+    assert waits == expected
 
 
 @pytest.mark.parametrize(
