@@ -63,9 +63,10 @@ async def _server(cfg: ServerConfig, bound: Bound | None, config_path: str | Non
         log.info("frps uses command line arguments for config")
     for warning in cfg.warnings:
         log.warning(warning)
-    await _resolve(cfg)
-    notifier = Notifier()
     signals = Signals(logging.reopen)
+    if not await _resolve(cfg, signals.stop):
+        return STOPPED
+    notifier = Notifier()
     server = Server(cfg, bound)
     await server.start()
     notifier.ready()
@@ -91,9 +92,10 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
     for warning in cfg.warnings:
         log.warning(warning)
     use_dns_server(cfg)
-    await _resolve(cfg)
-    notifier = Notifier()
     signals = Signals(logging.reopen)
+    if not await _resolve(cfg, signals.stop):
+        return STOPPED
+    notifier = Notifier()
     client = Client(cfg, on_login=notifier.ready)
 
     async def stop() -> None:
@@ -133,12 +135,29 @@ def use_dns_server(cfg: ClientConfig) -> None:
     look_up_with(DnsServer(*parse_dns_server(cfg.dns_server)).lookup)
 
 
-async def _resolve(cfg: ServerConfig | ClientConfig) -> None:
-    """Get the token that a program prints, where the file names one."""
-    if cfg.auth.token_source is not None:
-        from pyfrp.auth.sources import resolve_token  # few files have it: not at start-up
+async def _resolve(cfg: ServerConfig | ClientConfig, stop: asyncio.Event) -> bool:
+    """Get the token that a program prints, where the file names one.
 
-        await resolve_token(cfg.auth)
+    Returns:
+        False when told to stop before it came; the program is ended then.
+    """
+    if cfg.auth.token_source is None:
+        return True
+    from pyfrp.auth.sources import resolve_token  # few files have it: not at start-up
+
+    loop = asyncio.get_running_loop()
+    resolving = loop.create_task(resolve_token(cfg.auth), name="token")
+    tasks = (resolving, loop.create_task(stop.wait(), name="stop"))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    if resolving.cancelled():
+        return False
+    resolving.result()
+    return True
 
 
 def _raise_file_limit() -> None:

@@ -64,6 +64,9 @@ async def resolve(host: str, port: int) -> list[tuple[str, int]]:
 
 
 async def _resolve_within(timeout_s: float, host: str, port: int) -> list[tuple[str, int]]:
+    if not 0 <= port <= 65535:
+        # asyncio stumbles over it, and uvloop takes what is left of it in 16 bits. Go's words.
+        raise DialError(f"dial: address {port}: invalid port of {host}")
     try:
         async with asyncio.timeout(timeout_s):
             return await resolve(host, port)

@@ -33,10 +33,12 @@ class _Method(Protocol):
 
     Attributes:
         bound: It is about the connection, which must last from its first word to its last.
+        asking: Somebody else than the proxy is being waited for.
     """
 
     scheme: str
     bound: bool
+    asking: bool
 
     async def answer(self, challenges: Sequence[Challenge], target: str) -> str | None:
         """The next value of Proxy-Authorization; None if the proxy has refused us.
@@ -48,7 +50,7 @@ class _Method(Protocol):
 
 
 class _Basic:
-    scheme, bound = "basic", False
+    scheme, bound, asking = "basic", False, False
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
@@ -65,7 +67,7 @@ class _Basic:
 
 
 class _Digest:
-    scheme, bound = "digest", False
+    scheme, bound, asking = "digest", False, False
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
@@ -104,6 +106,7 @@ class _Tokens:
         self._proxy = proxy
         self._kerberos = scheme == "negotiate" and has_kerberos() and proxy.scheme != "ntlm"
         self._step: Step | None = None
+        self.asking = False
 
     async def answer(self, challenges: Sequence[Challenge], target: str) -> str | None:
         token = next((c.token for c in challenges if c.scheme == self.scheme), "")
@@ -128,14 +131,17 @@ class _Tokens:
             return self._step(given)
         proxy = self._proxy
         if self._kerberos:
+            self.asking = True  # It stays so for who was cancelled meanwhile.
             try:
                 # It may ask its servers for a ticket, and waits for them.
                 self._step, said = await aside(partial(_kerberos, proxy, given))
             except Exception:
+                self.asking = False
                 if not proxy.password:
                     raise
                 self._kerberos = False  # No such realm: the password is good for NTLM.
             else:
+                self.asking = False
                 return said
         self._step = (
             _library()
@@ -186,6 +192,7 @@ class Talk:
 
     Attributes:
         bound: The conversation so far is about the connection it is on.
+        asking: Kerberos' own servers are being waited for, not the proxy.
     """
 
     def __init__(self, proxy: Proxy) -> None:
@@ -196,6 +203,10 @@ class Talk:
     @property
     def bound(self) -> bool:
         return self._method is not None and self._method.bound
+
+    @property
+    def asking(self) -> bool:
+        return self._method is not None and self._method.asking
 
     @property
     def scheme(self) -> str:

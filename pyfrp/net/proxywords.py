@@ -236,6 +236,16 @@ def no_ticket(proxy: Proxy, reason: str) -> ProxyError:
     )
 
 
+def no_kerberos(proxy: Proxy, seconds: float) -> ProxyError:
+    """Kerberos' own servers do not answer."""
+    return ProxyError(
+        f"{proxy} asks for Kerberos (407), and its servers gave no ticket for HTTP/{proxy.host} "
+        f"within {seconds:g} s: check that this machine reaches those that /etc/krb5.conf or the "
+        "DNS names for the realm",
+        407,
+    )
+
+
 def missing_package(proxy: Proxy, scheme: str) -> ProxyError:
     """The library for NTLM is not installed."""
     return ProxyError(

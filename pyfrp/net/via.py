@@ -114,6 +114,8 @@ async def _at_work(line: _Line, target: str, timeout_s: float) -> AsyncIterator[
         line.drop()
         if line.securing:
             raise words.no_tls(line.proxy, f"no answer within {timeout_s:g} s") from None
+        if line.talk is not None and line.talk.asking:
+            raise words.no_kerberos(line.proxy, timeout_s) from None
         raise words.silent(line.proxy, target, timeout_s) from None
     except BaseException:
         line.drop()
@@ -126,12 +128,14 @@ class _Line:
     Attributes:
         conn: What is spoken on, once `redial` was called.
         securing: The TLS handshake with the proxy is under way.
+        talk: How we prove to it who we are, once that has begun.
     """
 
     def __init__(self, dial: Dial, proxy: Proxy, context: ssl.SSLContext | None) -> None:
         self.proxy = proxy
         self.conn: ByteConn | None = None
         self.securing = False
+        self.talk: Talk | None = None
         self._dial = dial
         self._context = context
 
@@ -207,7 +211,7 @@ async def _connect(line: _Line, host: str, port: int) -> None:
         target = authority(host, port)
     except ValueError:
         raise words.bad_host(proxy, host) from None
-    talk = Talk(proxy)
+    line.talk = talk = Talk(proxy)
     said = await talk.opening(target)
     for _ in range(MAX_REQUESTS):
         answer = await _ask(line, target, said, keep=talk.bound)

@@ -14,8 +14,9 @@ import pytest
 from tests.support.backends import Exchange, sse
 from tests.support.http import Caller, request
 from tests.support.office import Office, office
-from tests.support.processes import Config, Kind, Program
-from tests.support.waiting import all_of, until_async, within
+from tests.support.ports import free_port
+from tests.support.processes import Config, Kind, Program, Role, client_config, server_config
+from tests.support.waiting import all_of, until, until_async, within
 
 pytestmark = [pytest.mark.clock, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="function")]
 
@@ -85,6 +86,31 @@ async def test_an_idle_program_ends_at_once_with_0(
         # An official server keeps the connection of a request, so our client waits for silence.
         kept = role == "client" and kinds == ("official", "ours")
         assert time.monotonic() - started < (4.0 if kept else 2.0)
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+async def test_a_program_that_waits_for_its_token_ends_at_once_with_what_it_asked(
+    tmp_path: Path, role: Role
+) -> None:
+    printed = tmp_path / "pid"
+    run = {
+        "command": "sh",
+        "args": ["-c", f"echo $$ > {printed}.new; mv {printed}.new {printed}; exec sleep 60"],
+    }
+    config = server_config() if role == "server" else client_config(free_port(), [])
+    config["auth"] = {"tokenSource": {"type": "exec", "exec": run}}
+    program = Program("ours", role, config, tmp_path)
+    program.start("--allow-unsafe", "TokenSourceExec")
+    try:
+        await until(printed.exists, "the program that prints the token")
+        started = time.monotonic()
+        program.signal(signal.SIGTERM)
+        assert await program.exited(5) == 0
+        assert time.monotonic() - started < 2
+        words = Path(f"/proc/{printed.read_text().strip()}/cmdline")
+        assert not words.exists() or not words.read_bytes()  # Of one that nobody has buried yet.
+    finally:
+        program.kill()
 
 
 @pytest.mark.parametrize("role", ["server", "client"])

@@ -251,6 +251,12 @@ async def test_addresses_are_not_looked_up(address):
     assert await resolve(address, 7000) == [(address, 7000)]
 
 
+@pytest.mark.parametrize("port", [-1, 65536, 65536 + 22])
+async def test_a_port_that_there_is_not_is_told_and_no_other_is_taken(loop_kind, port):
+    with pytest.raises(DialError, match=rf"dial: address {port}: invalid port of 127\.0\.0\.1"):
+        await dial_tcp("127.0.0.1", port, timeout_s=5)
+
+
 async def test_localhost_resolves_to_each_address_once(loop_kind):
     found = await resolve("localhost", 7000)
     assert ("127.0.0.1", 7000) in found or ("::1", 7000) in found

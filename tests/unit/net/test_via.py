@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -529,6 +530,21 @@ async def test_a_tunnel_that_ends_at_once_is_told():
         f"{P} made a tunnel to {T} and closed it at once: check that the server runs there and "
         "that its firewall lets the proxy in"
     )
+
+
+async def test_kerberos_servers_that_do_not_answer_are_not_the_proxys_fault(monkeypatch):
+    held = threading.Event()
+    monkeypatch.setattr("pyfrp.net.proxyauth.has_kerberos", lambda: True)
+    monkeypatch.setattr("pyfrp.net.proxyauth._kerberos", lambda *_: held.wait(20))
+    server = HttpProxy(users=USERS, schemes=("negotiate",))
+    words = (
+        r"asks for Kerberos \(407\), and its servers gave no ticket for HTTP/127\.0\.0\.1 "
+        r"within 0\.2 s: check that this machine reaches those that /etc/krb5\.conf"
+    )
+    async with served(server):
+        with pytest.raises(ProxyError, match=words):
+            await dial(proxy_of(f"http://127.0.0.1:{server.port}"), timeout_s=0.2)
+    held.set()
 
 
 async def test_a_package_that_is_missing_is_told(monkeypatch):
