@@ -90,8 +90,11 @@ class Issuer:
             self._reading = True
             try:
                 await self._read(log)
-            except (FetchError, ValueError) as exc:
-                self._failed(str(exc), retry_s, log)
+            except Exception as exc:
+                # Whatever a provider thinks of: without this task nobody could log in ever again.
+                foreseen = isinstance(exc, FetchError | ValueError)
+                reason = str(exc) if foreseen else f"{type(exc).__name__}: {exc}"
+                self._failed(reason, retry_s, log)
                 pause_s, retry_s = retry_s, min(retry_s * 2, LAST_RETRY_S)
             else:
                 if self._failure is not None or not known:

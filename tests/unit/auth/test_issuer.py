@@ -145,6 +145,26 @@ async def test_an_issuer_that_is_away_is_told_of_and_found_when_it_is_there() ->
             await logs_in(verifier, provider.token())
 
 
+async def test_what_nobody_foresaw_of_an_issuer_is_told_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter((ZeroDivisionError("odd"),))
+    read = Issuer._read
+
+    async def fail_first(self: Issuer, log: Log) -> None:
+        for exc in answers:
+            raise exc
+        await read(self, log)
+
+    monkeypatch.setattr(Issuer, "_read", fail_first)
+    monkeypatch.setattr(module, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(module, "AGAIN_S", 0.01)
+    async with serving(Provider(0)) as provider, checking(provider) as (verifier, _, log):
+        await until(lambda: log.of("info"), "the keys")
+        await logs_in(verifier, provider.token())
+        assert any("ZeroDivisionError: odd" in text for text in log.of("error"))
+
+
 async def test_an_issuer_that_goes_away_is_not_missed_until_its_keys_change() -> None:
     provider = Provider(free_port())
     async with checking(provider) as (verifier, _, log):
