@@ -11,7 +11,7 @@ import os
 
 from pyfrp.errors import BadHead, HandshakeError, PeerClosed, RemoteWireError
 from pyfrp.net.byteconn import ByteConn
-from pyfrp.net.endpoint import Endpoint, OnLink
+from pyfrp.net.endpoint import Endpoint, OnLink, Pieces, ViewReader, writer_of_pieces
 from pyfrp.wire import websocket as wire
 
 # A refused client gets so long to read why.
@@ -25,7 +25,7 @@ _NORMAL = (1000).to_bytes(2, "big")  # RFC 6455, 7.4.1; also below.
 _BROKEN = (1002).to_bytes(2, "big")
 
 
-class WebSocketEndpoint(OnLink, asyncio.Protocol):
+class WebSocketEndpoint(OnLink, ViewReader):
     """A websocket after its handshake: protocol towards the link, transport towards its reader.
 
     Paused until `resume_reading`. There is no half-close: a close frame ends both directions, and
@@ -50,6 +50,7 @@ class WebSocketEndpoint(OnLink, asyncio.Protocol):
         self._lost = False
         self._cause: Exception | None = None
         self._linger: asyncio.TimerHandle | None = None
+        self._write_pieces = writer_of_pieces(link)
         link.set_protocol(self)
 
     # -- Endpoint ------------------------------------------------------------------------------
@@ -60,6 +61,12 @@ class WebSocketEndpoint(OnLink, asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if data and not self._closing:
             self._send(wire.BINARY, data)
+
+    def writelines(self, pieces: Pieces) -> None:
+        """Send pieces as one frame."""
+        if not self._closing:
+            mask = os.urandom(4) if self._client else b""
+            self._write_pieces(wire.encode_pieces(pieces, mask=mask))
 
     def can_write_eof(self) -> bool:
         return False
@@ -98,7 +105,7 @@ class WebSocketEndpoint(OnLink, asyncio.Protocol):
 
     # -- Protocol of the link ------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         if self._closing:
             return
         if self._paused:
@@ -134,7 +141,7 @@ class WebSocketEndpoint(OnLink, asyncio.Protocol):
         mask = os.urandom(4) if self._client else b""
         self._link.write(wire.encode_frame(data, opcode=opcode, mask=mask))
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes | memoryview) -> None:
         decoder = self._decoder
         try:
             plain = decoder.decode(data)

@@ -13,7 +13,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct
 
 from pyfrp.errors import BadHead, FrameTooLarge, HandshakeError, RemoteWireError
@@ -240,14 +240,38 @@ def encode_frame(payload: bytes, *, opcode: int = BINARY, mask: bytes = b"") -> 
         opcode: BINARY, unless a peer must see something else.
         mask: Four random bytes on a client; nothing on a server.
     """
-    size, masked = len(payload), 0x80 if mask else 0
+    head = _head_of(opcode, len(payload), mask)
+    return head + (_xor(payload, mask) if mask else payload)
+
+
+def encode_pieces(
+    pieces: Sequence[bytes | memoryview], *, mask: bytes = b""
+) -> list[bytes | memoryview]:
+    """Write one whole binary frame of a payload in pieces, of which only the first is copied twice.
+
+    Args:
+        pieces: At least one.
+        mask: As for `encode_frame`.
+    """
+    out = list(pieces)
+    if mask:
+        offset = 0
+        for index, piece in enumerate(pieces):
+            out[index] = apply_mask(piece, mask, offset)
+            offset += len(piece)
+    out[0] = _head_of(BINARY, sum(map(len, pieces)), mask) + out[0]
+    return out
+
+
+def _head_of(opcode: int, size: int, mask: bytes) -> bytes:
+    masked = 0x80 if mask else 0
     if size <= 125:
         head = bytes((0x80 | opcode, masked | size))
     elif size <= 0xFFFF:
         head = _SHORT_HEAD.pack(0x80 | opcode, masked | 126, size)
     else:
         head = _LONG_HEAD.pack(0x80 | opcode, masked | 127, size)
-    return b"".join((head, mask, _xor(payload, mask))) if mask else head + payload
+    return head + mask
 
 
 def apply_mask(data: bytes | memoryview, mask: bytes, offset: int = 0) -> bytes:
@@ -312,8 +336,8 @@ class FrameDecoder:
         self.ping: bytes | None = None
         self.closed: bytes | None = None
 
-    def decode(self, data: bytes) -> bytes:
-        """Return the payload bytes in `data`.
+    def decode(self, data: bytes | memoryview) -> bytes:
+        """Return the payload bytes in `data`; of a view nothing is kept.
 
         Raises:
             FrameTooLarge: A length that no frame may have.
@@ -335,12 +359,12 @@ class FrameDecoder:
                     out.append(apply_mask(view[at:end], self._mask, self._offset))
                     self._offset += size
                 else:
-                    out.append(data[at:end])
+                    out.append(bytes(view[at:end]))
                 at = end
                 continue
-            used = self._begin(data, at)
+            used = self._begin(view, at)
             if not used:
-                self._held = data[at:]
+                self._held = bytes(view[at:])
                 break
             at += used
         return out[0] if len(out) == 1 else b"".join(out)
@@ -350,7 +374,7 @@ class FrameDecoder:
         taken, self.ping = self.ping or b"", None
         return taken
 
-    def _begin(self, data: bytes, at: int) -> int:
+    def _begin(self, data: memoryview, at: int) -> int:
         """Read a head at `at`, and all of a control frame; return the bytes used, or 0."""
         room = len(data) - at
         if room < 2:
@@ -372,11 +396,11 @@ class FrameDecoder:
             (size,) = shape.unpack_from(data, at + 2)
             if size >> 63:
                 raise FrameTooLarge("websocket frame of a negative length")
-        mask = data[at + mask_at : at + used]
+        mask = bytes(data[at + mask_at : at + used])
         if opcode in _CONTROL:
             if room < used + size:
                 return 0
-            payload = data[at + used : at + used + size]
+            payload = bytes(data[at + used : at + used + size])
             if opcode != PONG:  # We ask for none.
                 payload = apply_mask(payload, mask) if mask else payload
                 if opcode == PING:

@@ -85,6 +85,26 @@ def test_text_of_any_bytes_is_taken():
     assert read_all([ws.encode_frame(b"\xff\xfe", opcode=ws.TEXT)], masked=False)[0] == b"\xff\xfe"
 
 
+@given(
+    pieces=st.lists(st.binary(max_size=300), min_size=1, max_size=5),
+    mask=st.one_of(st.just(b""), st.binary(min_size=4, max_size=4)),
+    cut=st.integers(1, 400),
+)
+def test_a_frame_in_pieces_is_the_same_frame_and_views_are_read_like_bytes(pieces, mask, cut):
+    whole = ws.encode_frame(b"".join(pieces), mask=mask)
+    wire = b"".join(ws.encode_pieces([memoryview(piece) for piece in pieces], mask=mask))
+    assert wire == whole
+    decoder = ws.FrameDecoder(masked=bool(mask))
+    buffer = bytearray(cut)
+    read = b""
+    for at in range(0, len(wire), cut):
+        piece = wire[at : at + cut]
+        buffer[: len(piece)] = piece
+        read += decoder.decode(memoryview(buffer)[: len(piece)])
+        buffer[:] = bytes(cut)
+    assert read == b"".join(pieces)
+
+
 def test_fragments_are_joined_and_may_hold_control_frames():
     data = raw(0x02, b"a") + raw(0x89, b"p") + raw(0x00, b"b") + raw(0x80, b"c") + raw(0x82, b"d")
     assert read_all([data], masked=False) == (b"abcd", b"p")
