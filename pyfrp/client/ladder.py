@@ -182,7 +182,7 @@ class Ladder:
     async def _go(
         self, route: Route, attempt: Callable[[Route, float], Awaitable[T]], patience_s: float
     ) -> T:
-        route = replace(route, dial_timeout_s=patience_s)
+        route = replace(route, dial_timeout_s=patience_s, later_timeout_s=route.dial_timeout_s)
         whole_s = 2 * patience_s  # Each step is quick where the way is good at all.
         try:
             async with asyncio.timeout(whole_s):

@@ -77,6 +77,14 @@ async def test_the_first_way_that_works_is_taken():
     assert said(ladder) == "connected by tcp"
 
 
+async def test_a_way_that_is_gone_by_has_the_usual_time_for_its_later_connections():
+    async def attempt(route, login_s):
+        assert (route.dial_timeout_s, route.later_timeout_s) == (5.0, 10.0)
+        return "tcp"
+
+    assert await ladder_of().climb(attempt) == "tcp"
+
+
 async def test_one_line_says_what_was_chosen_and_why_the_others_failed():
     ladder = ladder_of(environ={"HTTPS_PROXY": PROXY}, ladder=["tcp", "wss:443", "wss+proxy"])
     net = Net(tcp=SILENT, wss443=CUT)
