@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 from pyfrp.client.route import Route
@@ -51,7 +52,12 @@ class DirectConnector:
         self._dial = dial
 
     async def open(self) -> tuple[Endpoint, bytes]:
-        return await self._dial(self._route)
+        route = self._route
+        opened = await self._dial(route)
+        if route.later_timeout_s > 0:
+            # A look at a way is impatient; who goes by it is not.
+            self._route = replace(route, dial_timeout_s=route.later_timeout_s, later_timeout_s=0.0)
+        return opened
 
     def heard(self) -> float:
         return 0.0

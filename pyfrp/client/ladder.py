@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pyfrp.config import ClientConfig
     from pyfrp.net.outproxy import Proxy
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 LOOK_S = 2.0  # For each step of another way, once one has worked: they are looked at in passing.
@@ -119,16 +120,22 @@ class Ladder:
         self._vain = 0  # Rounds without a way, since one was found.
         self._short = 0  # Short sessions in a row on the way that worked.
 
-    async def climb(self, attempt: Callable[[Route, float], Awaitable[T]]) -> T:
+    async def climb(
+        self,
+        prove: Callable[[], Awaitable[P]],
+        attempt: Callable[[Route, float, P], Awaitable[T]],
+    ) -> T:
         """Try the ways until a login is answered; says in the log which one it was and why.
 
         Args:
+            prove: Gets what to log in with, anew for each way and not on its time: whoever gives
+                it out may be slow, and no way is to blame for that.
             attempt: Logs in by a route, with so many seconds for the answer. A refusal is an
                 answer: nothing else is tried then.
 
         Raises:
             NoWay: with what happened on each, and what to do.
-            AuthError: from `attempt`; LoginRefused is one.
+            AuthError: from `prove` and `attempt`; LoginRefused is one.
         """
         failures: list[_Failure] = []
         beginnings: dict[tuple[object, ...], _Failure] = {}
@@ -140,7 +147,8 @@ class Ladder:
                 known.ways.append(way)
                 continue
             try:
-                result = await self._go(way.route, attempt, patience_s)
+                proof = await prove()
+                result = await self._go(way.route, attempt, patience_s, proof)
             except LoginRefused:
                 self._found(way, failures)
                 raise
@@ -180,13 +188,17 @@ class Ladder:
         return [(worked, full_s), *((way, look_s) for way in others)]
 
     async def _go(
-        self, route: Route, attempt: Callable[[Route, float], Awaitable[T]], patience_s: float
+        self,
+        route: Route,
+        attempt: Callable[[Route, float, P], Awaitable[T]],
+        patience_s: float,
+        proof: P,
     ) -> T:
-        route = replace(route, dial_timeout_s=patience_s)
+        route = replace(route, dial_timeout_s=patience_s, later_timeout_s=route.dial_timeout_s)
         whole_s = 2 * patience_s  # Each step is quick where the way is good at all.
         try:
             async with asyncio.timeout(whole_s):
-                return await attempt(route, patience_s)
+                return await attempt(route, patience_s, proof)
         except TimeoutError:
             raise HandshakeError(
                 f"the login was not done within {whole_s:g} s", unanswered=True

@@ -42,6 +42,8 @@ class Route:
     Attributes:
         protocol: A key of `pyfrp.client.transports.TRANSPORTS`.
         pins: Fingerprints of which the server's certificate must have one; none: any will do.
+        later_timeout_s: In place of `dial_timeout_s` once the login's own connection stands, for
+            work connections that have one each; 0 for the same.
         on_certificate: Told the server's certificate, in DER, on each connection.
         proxy: What the connections to the server go through; None for none.
     """
@@ -61,6 +63,7 @@ class Route:
     on_certificate: Callable[[bytes], None] | None = None
     proxy: Proxy | None = None
     quic: QuicOptions = QuicOptions()
+    later_timeout_s: float = 0.0
 
 
 def make_route(cfg: ClientConfig, on_certificate: Callable[[bytes], None] | None = None) -> Route:

@@ -10,7 +10,7 @@ import platform
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pyfrp.auth import make_authenticator
 from pyfrp.client.connector import Connector
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from pyfrp.config import ClientConfig
     from pyfrp.config.client import ClientTransport
     from pyfrp.wire.version import Hello
+
+Proof: TypeAlias = tuple[str, int]
+"""`privilege_key` and `timestamp` of a Login."""
 
 LOGIN_S = 10.0  # For LoginResp (frp `client/service.go`).
 FIRST_RETRY_S = 2.0
@@ -262,17 +265,21 @@ class Client:
 
     async def _try_login(self) -> Control:
         if self._ladder is not None:
-            # Whoever gives out what is shown may be slow, or away: no way is to blame for that.
-            await self._auth.login_fields(time.time())
-            return await self._ladder.climb(self._attempt)
+            return await self._ladder.climb(self._prove, self._attempt)
+        proof = await self._prove()
         with blaming(self._route):
-            return await self._attempt(self._route, LOGIN_S)
+            return await self._attempt(self._route, LOGIN_S, proof)
 
-    async def _attempt(self, route: Route, login_s: float) -> Control:
+    async def _prove(self) -> Proof:
+        """What to show at a login.
+
+        Not on the connection's time, nor on that of a way: a server waits ten seconds for a login,
+        and who gives out what is shown may take as long.
+        """
+        return await self._auth.login_fields(time.time())
+
+    async def _attempt(self, route: Route, login_s: float, proof: Proof) -> Control:
         """Log in by one route, with so many seconds for the answer."""
-        # Not on the connection's time: a server waits ten seconds for a login, and who gives out
-        # what is shown may take as long.
-        proof = await self._auth.login_fields(time.time())
         connector = await connect(route, self.report)
         try:
             control = await self._converse(connector, route, proof, login_s)
@@ -283,7 +290,7 @@ class Client:
         return control
 
     async def _converse(
-        self, connector: Connector, route: Route, proof: tuple[str, int], login_s: float
+        self, connector: Connector, route: Route, proof: Proof, login_s: float
     ) -> Control:
         cfg = self.cfg
         endpoint, early = await connector.open()

@@ -278,6 +278,8 @@ def _oidc(oidc: ClientOIDC, method: str, allow_unsafe: Collection[str]) -> Itera
         missing.append("auth.oidc.tokenEndpointURL must be an absolute http or https URL")
     elif not url.lower().startswith(("http://", "https://")):
         missing.append("auth.oidc.tokenEndpointURL must use http or https")
+    elif fault := _url_fault(url):
+        missing.append(f"auth.oidc.tokenEndpointURL {fault}")
     if "scope" in oidc.additional_endpoint_params:
         missing.append(
             "auth.oidc.additionalEndpointParams.scope is not allowed; use auth.oidc.scope instead"
@@ -294,6 +296,20 @@ def _oidc(oidc: ClientOIDC, method: str, allow_unsafe: Collection[str]) -> Itera
             parse_proxy_url(oidc.proxy_url)
     except ValueError as exc:
         yield Problem(f"auth.oidc.proxyURL: {exc}", (*place, "proxyURL"))
+
+
+def _url_fault(url: str) -> str:
+    """Say why nothing could be asked of an http or https URL, as a predicate; empty: nothing."""
+    from urllib.parse import urlsplit  # few files have one
+
+    if not re.fullmatch("[!-~]+", url):
+        return "has a space or a letter in it that must be percent-encoded"
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # it raises for what is no port
+    except ValueError:
+        return "has a host or a port that there cannot be"
+    return "" if parts.hostname else "names no host"
 
 
 def _log(log: LogConfig) -> Iterator[Problem]:

@@ -88,6 +88,24 @@ async def test_a_direct_route_dials_for_every_connection(loop_kind):
         await turns()
 
 
+async def test_connections_after_the_logins_have_the_usual_time_to_be_made():
+    """A look at a way in passing is impatient, and the session that comes of it lasts for days."""
+    dialled = []
+
+    async def dial(route):
+        dialled.append(route.dial_timeout_s)
+        if len(dialled) == 1:
+            raise DialError("not yet")
+        return object(), b""
+
+    connector = DirectConnector(replace(ROUTE, dial_timeout_s=2.0, later_timeout_s=10.0), dial)
+    with pytest.raises(DialError):
+        await connector.open()
+    for _ in range(3):
+        await connector.open()
+    assert dialled == [2.0, 2.0, 10.0, 10.0]
+
+
 async def test_a_mux_route_dials_once_for_all_connections(loop_kind):
     async with listening() as (route, readers):
         connector = await connect(replace(route, tcp_mux=True), report)

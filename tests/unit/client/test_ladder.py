@@ -38,7 +38,7 @@ class Net:
         self.failures = failures
         self.tried = []
 
-    async def attempt(self, route, login_s):
+    async def attempt(self, route, login_s, proof):
         way = route.protocol
         if route.port != 7000:
             way += str(route.port)
@@ -66,21 +66,53 @@ def ladder_of(*, environ=None, proxy="", **auto):
     return made
 
 
+async def prove():
+    return "key", 1
+
+
 def said(ladder):
     return ladder.log.events("info")[-1]
 
 
 async def test_the_first_way_that_works_is_taken():
     ladder, net = ladder_of(), Net()
-    assert await ladder.climb(net.attempt) == "tcp"
+    assert await ladder.climb(prove, net.attempt) == "tcp"
     assert net.tried == [("tcp", 5.0)]
     assert said(ladder) == "connected by tcp"
+
+
+async def test_a_way_that_is_gone_by_has_the_usual_time_for_its_later_connections():
+    async def attempt(route, login_s, proof):
+        assert (route.dial_timeout_s, route.later_timeout_s) == (5.0, 10.0)
+        return "tcp"
+
+    assert await ladder_of().climb(prove, attempt) == "tcp"
+
+
+async def test_whoever_gives_out_what_is_shown_may_be_slow():
+    """Such as a program, or a provider: the ways are not to blame, and have their whole time."""
+    ladder, asked = ladder_of(rungTimeout=1), []
+    ladder._rung_s = ladder._most_s = 0.02
+
+    async def slow():
+        await asyncio.sleep(0.2)
+        asked.append(len(asked))
+        return asked[-1]
+
+    async def attempt(route, login_s, proof):
+        assert proof == asked[-1]
+        if route.protocol == "tcp":
+            raise CUT
+        return route.protocol
+
+    assert await ladder.climb(slow, attempt) == "wss"
+    assert asked == [0, 1]
 
 
 async def test_one_line_says_what_was_chosen_and_why_the_others_failed():
     ladder = ladder_of(environ={"HTTPS_PROXY": PROXY}, ladder=["tcp", "wss:443", "wss+proxy"])
     net = Net(tcp=SILENT, wss443=CUT)
-    assert await ladder.climb(net.attempt) == "wss_proxy"
+    assert await ladder.climb(prove, net.attempt) == "wss_proxy"
     assert said(ladder) == (
         "connected by wss through http://proxy.test:3128; failed before: "
         "(1) tcp: dial tcp 203.0.113.7:7000: no answer within 5 s; "
@@ -92,7 +124,7 @@ async def test_one_line_says_what_was_chosen_and_why_the_others_failed():
 async def test_ways_that_begin_with_the_same_connection_fail_together():
     ladder = ladder_of(proxy=PROXY)
     net = Net(tcp=SILENT, tcp_proxy=CUT)
-    assert await ladder.climb(net.attempt) == "wss_proxy"
+    assert await ladder.climb(prove, net.attempt) == "wss_proxy"
     assert net.ways == ["tcp", "tcp_proxy", "wss_proxy"]
     assert "failed before: (1) tcp, wss, websocket: dial tcp" in said(ladder)
 
@@ -100,72 +132,72 @@ async def test_ways_that_begin_with_the_same_connection_fail_together():
 async def test_another_port_or_a_proxy_is_another_connection():
     ladder = ladder_of(proxy=PROXY, ladder=["tcp", "tcp:443", "tcp+proxy", "tcp:443+proxy"])
     net = Net(tcp=REFUSED, tcp443=REFUSED, tcp_proxy=DENIED)
-    assert await ladder.climb(net.attempt) == "tcp443_proxy"
+    assert await ladder.climb(prove, net.attempt) == "tcp443_proxy"
     assert net.ways == ["tcp", "tcp443", "tcp_proxy", "tcp443_proxy"]
 
 
 async def test_a_refused_login_is_an_answer():
     ladder, net = ladder_of(), Net(tcp=CUT, wss=LoginRefused("token in login doesn't match"))
     with pytest.raises(LoginRefused):
-        await ladder.climb(net.attempt)
+        await ladder.climb(prove, net.attempt)
     assert net.ways == ["tcp", "wss"]
     assert said(ladder).startswith("connected by wss; failed before: tcp: ")
     with pytest.raises(LoginRefused):
-        await ladder.climb(net.attempt)
+        await ladder.climb(prove, net.attempt)
     assert net.ways == ["tcp", "wss", "wss"]
 
 
 async def test_who_has_nothing_to_log_in_with_learns_nothing_of_ways():
     ladder, net = ladder_of(), Net(tcp=AuthError("couldn't acquire OIDC token"))
     with pytest.raises(AuthError):
-        await ladder.climb(net.attempt)
+        await ladder.climb(prove, net.attempt)
     assert net.ways == ["tcp"]
     assert ladder.log.events() == []
 
 
 async def test_what_worked_is_tried_first_and_the_others_only_in_passing():
     ladder, net = ladder_of(proxy=PROXY), Net(tcp=CUT, wss=CUT)
-    assert await ladder.climb(net.attempt) == "websocket"
+    assert await ladder.climb(prove, net.attempt) == "websocket"
     net.tried.clear()
-    assert await ladder.climb(net.attempt) == "websocket"
+    assert await ladder.climb(prove, net.attempt) == "websocket"
     assert net.tried == [("websocket", 5.0)]
     # The network is another one now.
     net.tried.clear()
     net.failures = {"websocket": SILENT}
-    assert await ladder.climb(net.attempt) == "tcp_proxy"
+    assert await ladder.climb(prove, net.attempt) == "tcp_proxy"
     assert net.tried == [("websocket", 5.0), ("tcp_proxy", 2.0)]
 
 
 async def test_an_hour_later_better_ways_are_tried_in_passing_at_the_next_login(monkeypatch):
     monkeypatch.setattr(module, "BETTER_AFTER_S", -1.0)
     ladder, net = ladder_of(), Net(tcp=CUT, wss=CUT)
-    assert await ladder.climb(net.attempt) == "websocket"
+    assert await ladder.climb(prove, net.attempt) == "websocket"
     net.tried.clear()
     net.failures = {"tcp": CUT}
-    assert await ladder.climb(net.attempt) == "wss"
+    assert await ladder.climb(prove, net.attempt) == "wss"
     assert net.tried == [("tcp", 2.0), ("wss", 2.0)]
     monkeypatch.setattr(module, "BETTER_AFTER_S", 3600.0)
     net.tried.clear()
-    assert await ladder.climb(net.attempt) == "wss"
+    assert await ladder.climb(prove, net.attempt) == "wss"
     assert net.tried == [("wss", 5.0)]
 
 
 async def test_a_way_on_which_sessions_are_short_is_tried_last():
     ladder, net = ladder_of(proxy=PROXY), Net(tcp=SILENT)
-    assert await ladder.climb(net.attempt) == "tcp_proxy"
+    assert await ladder.climb(prove, net.attempt) == "tcp_proxy"
     for lasted_s in (20.0, 70.0, 20.0, 20.0):
         ladder.ended(lasted_s)
-        assert await ladder.climb(net.attempt) == "tcp_proxy"
+        assert await ladder.climb(prove, net.attempt) == "tcp_proxy"
     net.tried.clear()
     ladder.ended(20.0)
-    assert await ladder.climb(net.attempt) == "wss_proxy"
+    assert await ladder.climb(prove, net.attempt) == "wss_proxy"
     assert net.tried == [("wss_proxy", 5.0)]
     # Where nothing else works it is taken all the same.
     for _ in range(3):
         ladder.ended(20.0)
     net.failures = dict.fromkeys(("tcp", "websocket_proxy", "tcp_proxy"), CUT)
     net.failures |= dict.fromkeys(("wss", "websocket"), CUT)
-    assert await ladder.climb(net.attempt) == "wss_proxy"
+    assert await ladder.climb(prove, net.attempt) == "wss_proxy"
     assert (
         "failed before: websocket through http://proxy.test:3128, tcp, wss, websocket, tcp through"
         in (said(ladder))
@@ -177,11 +209,11 @@ async def test_the_patience_grows_while_nothing_works():
     ladder, net = ladder_of(ladder=["tcp"]), Net(**failures)
     for _ in range(4):
         with pytest.raises(NoWay):
-            await ladder.climb(net.attempt)
+            await ladder.climb(prove, net.attempt)
     assert [seconds for _, seconds in net.tried] == [5.0, 10.0, 10.0, 10.0]
     net.failures = {}
-    await ladder.climb(net.attempt)
-    await ladder.climb(net.attempt)
+    await ladder.climb(prove, net.attempt)
+    await ladder.climb(prove, net.attempt)
     assert net.tried[-1] == ("tcp", 5.0)
 
 
@@ -189,12 +221,12 @@ async def test_a_way_that_stands_and_does_not_answer_is_left():
     ladder = ladder_of(ladder=["tcp", "wss"])
     ladder._rung_s = 0.02
 
-    async def attempt(route, login_s):
+    async def attempt(route, login_s, proof):
         if route.protocol == "tcp":
             await asyncio.Event().wait()
         return route.protocol
 
-    assert await ladder.climb(attempt) == "wss"
+    assert await ladder.climb(prove, attempt) == "wss"
     assert "tcp: the login was not done within 0.04 s" in said(ladder)
 
 
@@ -223,7 +255,7 @@ async def test_each_way_goes_by_the_variable_for_it():
 async def test_without_a_proxy_its_ways_are_left_out(environ):
     ladder, net = ladder_of(environ=environ), Net(tcp=SILENT)
     with pytest.raises(NoWay) as caught:
-        await ladder.climb(net.attempt)
+        await ladder.climb(prove, net.attempt)
     assert net.ways == ["tcp"]
     assert str(caught.value) == (
         "no way to 203.0.113.7:7000 was found: (1) tcp, wss, websocket: dial tcp 203.0.113.7:7000: "
@@ -238,7 +270,7 @@ async def test_without_a_proxy_its_ways_are_left_out(environ):
 async def test_a_variable_that_is_no_url_keeps_nobody_from_starting():
     ladder, net = ladder_of(environ={"HTTPS_PROXY": "ftp://u:secret@x"}), Net(tcp=SILENT)
     with pytest.raises(NoWay) as caught:
-        await ladder.climb(net.attempt)
+        await ladder.climb(prove, net.attempt)
     assert "HTTPS_PROXY in the environment: the scheme ftp is not one of" in str(caught.value)
     assert "secret" not in str(caught.value)
 
@@ -252,7 +284,7 @@ async def test_a_protocol_that_is_not_there_is_left_out(monkeypatch):
     monkeypatch.setattr(module, "TRANSPORTS", {"tcp": ""})
     ladder, net = ladder_of(ladder=["wss", "tcp"]), Net(tcp=CUT)
     with pytest.raises(NoWay, match="wss: wss is not in this release of pyfrp"):
-        await ladder.climb(net.attempt)
+        await ladder.climb(prove, net.attempt)
 
 
 NEXT_STEPS = {

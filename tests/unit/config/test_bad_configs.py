@@ -333,6 +333,19 @@ CLIENT: list[tuple[str, str]] = [
         "auth.method = 'oidc'\nauth.oidc = { clientID = 'x', tokenEndpointURL = 'x' }",
         "auth.oidc.tokenEndpointURL must be an absolute http or https URL",
     ),
+    *(
+        (
+            f"auth.method = 'oidc'\nauth.oidc = {{ clientID = 'x', tokenEndpointURL = '{url}' }}",
+            f"auth.oidc.tokenEndpointURL {fault}",
+        )
+        for url, fault in (
+            ("https://x:y/", "has a host or a port that there cannot be"),
+            ("https://x:99999/", "has a host or a port that there cannot be"),
+            ("https://[::1/", "has a host or a port that there cannot be"),
+            ("https://:443/", "names no host"),
+            ("https://x/a b", "has a space or a letter in it that must be percent-encoded"),
+        )
+    ),
     (
         "auth.method = 'oidc'\nauth.oidc = { clientID = 'x', tokenEndpointURL = 'ftp://x' }",
         "auth.oidc.tokenEndpointURL must use http or https",
