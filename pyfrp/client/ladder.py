@@ -52,7 +52,16 @@ _UNNAMED = (
 
 
 class NoWay(LinkError):
-    """None of the ways leads to the server."""
+    """None of the ways leads to the server.
+
+    Args:
+        reason: What happened on each, and what to do.
+        status: 407 if a proxy refused our credentials on one of them, else 0.
+    """
+
+    def __init__(self, reason: str, status: int = 0) -> None:
+        self.status = status
+        super().__init__(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +171,8 @@ class Ladder:
                 self._found(way, failures)
                 return result
         self._vain += 1
-        raise NoWay(self._dead_end(failures))
+        statuses = {getattr(failure.cause, "status", 0) for failure in failures}
+        raise NoWay(self._dead_end(failures), 407 if 407 in statuses else 0)
 
     def ended(self, lasted_s: float) -> None:
         """A session on the way that worked is over."""

@@ -54,6 +54,9 @@ LOGIN_S = 10.0  # For LoginResp (frp `client/service.go`).
 FIRST_RETRY_S = 2.0
 FIRST_CAP_S = 10.0  # Longest wait before the first login ...
 LATER_CAP_S = 20.0  # ... and after it.
+# A proxy that refuses our credentials (407) for so many times in a row is asked rarely: directories
+# lock an account after five to ten wrong passwords, and somebody has to change something anyway.
+UNKNOWN_USER, UNKNOWN_TRIES, UNKNOWN_PAUSE_S = 407, 3, 600.0
 # Sessions that end soon after a login: two quick returns a minute, then a growing wait.
 QUICK_RETRIES = 2
 QUICK_S = (0.2, 0.3)
@@ -228,12 +231,14 @@ class Client:
         first = not self._run_id
         cap = FIRST_CAP_S if first else LATER_CAP_S
         delay = FIRST_RETRY_S
+        unknown = 0  # How often in a row a proxy did not take us for somebody.
         while not self._stopping.is_set():
             self.log.info("try to connect to server...")
             try:
                 control = await self._try_unless_stopped()
             except PyfrpError as exc:
                 self.log.warning(f"connect to server error: {exc}")
+                unknown = unknown + 1 if getattr(exc, "status", 0) == UNKNOWN_USER else 0
                 if first and self.cfg.login_fail_exit:
                     raise LoginFailed(str(exc)) from exc
             except Exception as exc:
@@ -245,7 +250,13 @@ class Client:
                     self._on_login()
                 return control
             delay *= random.uniform(1.0, 1.1)
-            await self._pause(min(delay, cap))
+            pause_s = min(delay, cap)
+            if unknown >= UNKNOWN_TRIES:
+                pause_s = UNKNOWN_PAUSE_S
+                self.log.warning(
+                    f"the next try is in {pause_s:g} s: many wrong passwords lock an account"
+                )
+            await self._pause(pause_s)
             delay = min(delay * 2, cap)
         return None
 

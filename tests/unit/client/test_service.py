@@ -10,9 +10,10 @@ import pytest
 
 from pyfrp.auth import access, issuer
 from pyfrp.client import service as module
+from pyfrp.client.ladder import NoWay
 from pyfrp.client.service import Client, LoginFailed
 from pyfrp.config import client_from_dict, server_from_dict
-from pyfrp.errors import ConfigError
+from pyfrp.errors import ConfigError, ProxyError
 from pyfrp.server.service import Server
 from tests.support import identity
 from tests.support.identity import Provider, SigningKey
@@ -251,6 +252,29 @@ async def test_sessions_that_keep_ending_are_not_retried_in_a_rush(loop_kind, mo
     assert all(0.01 <= pause <= 0.02 for pause in pauses[:2])
     assert 1.0 <= pauses[2] <= 1.1
     assert 2.0 <= pauses[3] <= 2.2
+
+
+async def test_a_proxy_that_does_not_know_us_is_asked_rarely(loop_kind, monkeypatch, quick):
+    client = Client(client_of(free_port(), loginFailExit=False))
+    answers = [ProxyError("wrong", 407)] * 4 + [ProxyError("away", 502), NoWay("none", 407)]
+    pauses = []
+
+    async def pause(seconds):
+        pauses.append(seconds)
+        if not answers:
+            client._stopping.set()
+
+    async def fail():
+        raise answers.pop(0)
+
+    monkeypatch.setattr(client, "_pause", pause)
+    monkeypatch.setattr(client, "_try_login", fail)
+    await within(client.run(), 5, "the client to end")
+    assert [seconds == module.UNKNOWN_PAUSE_S for seconds in pauses] == [
+        *(False, False, True, True),
+        *(False, False),
+    ]
+    assert quick.has("many wrong passwords lock an account", "warning")
 
 
 async def test_a_stopped_client_lets_its_users_finish(loop_kind):
