@@ -13,6 +13,8 @@ ARGS ?=
 WORKERS ?= 2
 # Seconds that each fuzz target may take in `make fuzz`.
 FUZZ_SECONDS ?= 120
+# How long `make soak` goes on.
+SOAK_SECONDS ?= 3600
 
 # A stamp of an environment whose interpreter is gone says nothing.
 ifneq ($(shell $(PY) -c 'print(1)' 2>/dev/null),1)
@@ -20,9 +22,6 @@ STALE := stale
 endif
 
 .DEFAULT_GOAL := help
-# How long `make soak` goes on.
-SOAK_SECONDS ?= 3600
-
 .PHONY: help demo test lint format coverage bench fuzz soak test-llm test-real clean distclean stale
 
 help:

@@ -19,7 +19,6 @@ from tests.support.http import Caller, fetch
 from tests.support.ports import free_port
 from tests.support.processes import (
     SERVER_READY,
-    TOKEN,
     Config,
     Figures,
     Program,
@@ -207,6 +206,3 @@ def _end(program: Program) -> None:
 
 def words(figures: Figures) -> dict[str, Any]:
     return {"rss_mib": round(figures.rss_kib / 1024, 1), "fds": figures.fds}
-
-
-__all__ = ["TOKEN", "Scene", "running_scene", "words"]

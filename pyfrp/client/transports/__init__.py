@@ -15,8 +15,8 @@ from pyfrp.client.route import Route
 # By module, because few clients need more than one of them: they are loaded when they are used.
 TRANSPORTS = {
     "kcp": "pyfrp.client.transports.kcp",
-    "tcp": "pyfrp.client.transports.tcp",
     "quic": "pyfrp.client.transports.quic",
+    "tcp": "pyfrp.client.transports.tcp",
     "websocket": "pyfrp.client.transports.websocket",
     "wss": "pyfrp.client.transports.wss",
 }
