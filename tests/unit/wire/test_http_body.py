@@ -224,7 +224,7 @@ def oracle(data: bytes) -> tuple[bytes, int] | None:
         payload += data[at : at + size]
         at += size + 2
     while data[at : at + 2] != b"\r\n":
-        line = re.match(rb"([!#-'*+.^-z|~-]+):[^\x00-\x08\x0a-\x1f\x7f]*\r\n", data[at:])
+        line = re.match(rb"([!#-'*+.0-9A-Z^-z|~-]+):[^\x00-\x08\x0a-\x1f\x7f]*\r\n", data[at:])
         if line is None:
             return None
         at += line.end()
