@@ -6,8 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
-from pyfrp.net.endpoint import Endpoint, reset
+from pyfrp.net.endpoint import Endpoint, Lend, fills_buffers, reset
 from pyfrp.net.held import Held
+
+LONG = 32 * 1024  # Pieces from here on are lent; to copy a shorter one is cheaper.
+# As much as uvloop reads at once. Filled and emptied within one callback, so that all share it.
+_read_buffer = memoryview(bytearray(256_000))
 
 
 class Carried(Protocol):
@@ -33,7 +37,7 @@ class Keeper(Protocol):
     def bridge_closed(self, bridge: Carried) -> None: ...
 
 
-class Leg(asyncio.Protocol):
+class Leg(asyncio.BaseProtocol):
     """One end of a bridge; what it receives is written to the other end."""
 
     __slots__ = ("_bridge", "_ended", "far", "full", "near", "received")
@@ -83,6 +87,39 @@ class Leg(asyncio.Protocol):
         self._bridge.leg_lost()
 
 
+class ByteLeg(Leg, asyncio.Protocol):
+    """A leg that any endpoint can feed."""
+
+    __slots__ = ()
+
+
+class LendingLeg(Leg, asyncio.BufferedProtocol):
+    """A leg of a loop's own transport, which reads into one buffer for all of them.
+
+    Long pieces are lent to the far end from there, instead of being copied into a block of 256 KB
+    that has to be found and freed for each reading.
+
+    Args:
+        lend: The far end's.
+    """
+
+    __slots__ = ("_lend",)
+
+    def __init__(self, near: Endpoint, bridge: Bridge, lend: Lend) -> None:
+        super().__init__(near, bridge)
+        self._lend = lend
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if nbytes < LONG:
+            self.data_received(_read_buffer[:nbytes].tobytes())
+        else:
+            self.received += nbytes
+            self._lend(_read_buffer[:nbytes])
+
+
 class Bridge:
     """Bytes flow both ways between two endpoints until either is lost.
 
@@ -98,7 +135,7 @@ class Bridge:
 
     __slots__ = ("_left", "_on_close", "far", "near")
 
-    leg_type: ClassVar[type[Leg]] = Leg
+    leg_type: ClassVar[type[Leg]] = ByteLeg
 
     def __init__(
         self,
@@ -113,8 +150,8 @@ class Bridge:
     ) -> None:
         self._left = 2
         self._on_close = on_close
-        self.near = self.leg_type(near, self)
-        self.far = self.leg_type(far, self)
+        self.near = self._leg(near, far)
+        self.far = self._leg(far, near)
         self.near.far = self.far
         self.far.far = self.near
         near.set_protocol(self.near)
@@ -137,6 +174,12 @@ class Bridge:
                     leg.near.resume_reading()
             elif not leg.eof_received():
                 leg.near.close()
+
+    def _leg(self, near: Endpoint, far: Endpoint) -> Leg:
+        lend: Lend | None = getattr(far, "lend", None)
+        if lend is not None and self.leg_type is ByteLeg and fills_buffers(near):
+            return LendingLeg(near, self, lend)
+        return self.leg_type(near, self)
 
     def carried(self) -> int:
         """Bytes so far, of both directions."""

@@ -76,6 +76,20 @@ def writer_of_pieces(endpoint: Endpoint) -> Callable[[Pieces], None]:
     return found or (lambda pieces: endpoint.write(b"".join(pieces)))
 
 
+Lend: TypeAlias = Callable[[memoryview], None]
+"""`write` for bytes in a buffer that is the writer's again when the call returns."""
+
+
+def fills_buffers(endpoint: Endpoint) -> bool:
+    """Whether this is a loop's own transport: they can feed an `asyncio.BufferedProtocol`."""
+    return hasattr(endpoint, "is_reading")  # No endpoint of ours has this.
+
+
+def keeps_nothing(endpoint: Endpoint) -> bool:
+    """Whether what `endpoint` was given to write is the writer's again when the call returns."""
+    return getattr(endpoint, "KEEPS_NOTHING", False)
+
+
 def tune(endpoint: Endpoint) -> None:
     """Set our buffer marks. Both loops turn Nagle's algorithm off by themselves."""
     endpoint.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)

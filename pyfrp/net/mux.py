@@ -13,7 +13,7 @@ from typing import Any
 
 from pyfrp.errors import LinkError, LocalWireError, MuxError, PeerClosed
 from pyfrp.net.alarm import Alarm
-from pyfrp.net.endpoint import Endpoint, ViewReader, writer_of_pieces
+from pyfrp.net.endpoint import Endpoint, ViewReader, keeps_nothing, writer_of_pieces
 from pyfrp.wire.yamux import BATCH, BURST, SLICE, Half, Session, Stream
 
 # A link whose buffer grows this far although all sources are paused belongs to a peer that asks for
@@ -58,6 +58,13 @@ class MuxStream(Stream):
 
     def get_protocol(self) -> asyncio.BaseProtocol | None:
         return self._protocol
+
+    def lend(self, data: memoryview) -> None:
+        """Write bytes of a buffer that is the caller's again afterwards."""
+        if self._mux.borrows:
+            super().lend(data)
+        else:
+            self.write(data.tobytes())
 
     def can_write_eof(self) -> bool:
         return True
@@ -208,6 +215,7 @@ class MuxTransport(ViewReader):
         )
         self._alarm = Alarm(self._wake)
         self._write_pieces = writer_of_pieces(link)
+        self.borrows = keeps_nothing(link)
         link.set_write_buffer_limits(high=LINK_HIGH, low=LINK_LOW)
         link.set_protocol(self)
         self._arm()

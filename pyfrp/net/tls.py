@@ -77,6 +77,8 @@ class TlsEndpoint(OnLink, asyncio.BufferedProtocol):
 
     # -- Endpoint ------------------------------------------------------------------------------
 
+    KEEPS_NOTHING = True  # It is in records, or refused.
+
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
         self._read = protocol.data_received  # type: ignore[attr-defined]  # readers of bytes

@@ -100,7 +100,7 @@ class Stream:
         self._syn_due = False
         self._acked = True
         self._queued = False  # Is in the session's queue of streams with something to send.
-        self._out = b""
+        self._out: bytes | memoryview = b""  # A view only within `lend`.
         self._out_pos = 0
         self._send_window = INITIAL_WINDOW
         self._window = INITIAL_WINDOW  # What the peer may have outstanding, all told.
@@ -144,7 +144,7 @@ class Stream:
         """Whether `write` and `end` are still allowed."""
         return self._send == Half.OPEN
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Queue bytes; they leave with the session's next output.
 
         As with any transport, bytes written after `end`, or after either side's reset, are dropped:
@@ -153,7 +153,7 @@ class Stream:
         if self._send != Half.OPEN or not data:
             return
         if self._out:
-            self._out = self._out[self._out_pos :] + data
+            self._out = b"".join((self._out[self._out_pos :], data))
             self._out_pos = 0
         else:
             self._out = data
@@ -169,6 +169,16 @@ class Stream:
                 session._on_burst()
         if len(self._out) > session.high_water:
             self.on_full()
+
+    def lend(self, data: memoryview) -> None:
+        """As `write`, of a buffer that is the caller's again afterwards.
+
+        For sessions whose output is used up when it is taken. What stays pending is copied.
+        """
+        self.write(data)
+        if isinstance(self._out, memoryview):
+            self._out = self._out[self._out_pos :].tobytes()
+            self._out_pos = 0
 
     def end(self) -> None:
         """Send FIN after everything written; reading goes on. Does nothing when ended already."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pyfrp.net.bridge import Bridge, Leg
+from pyfrp.net.bridge import Bridge, ByteLeg, Leg
 from pyfrp.net.endpoint import Endpoint
 
 # What a leg may keep of a chunk. An answer with a longer head counts as unfinished.
@@ -16,7 +16,7 @@ KEPT_BYTES = 4096
 _TAIL = slice(-7, None)  # A body's last chunk and the CRLF before it.
 
 
-class HttpLeg(Leg):
+class HttpLeg(ByteLeg):
     """A leg that keeps the ends of its last turn: of the chunks between two of the other leg.
 
     Attributes:

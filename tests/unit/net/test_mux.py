@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 
 from pyfrp.errors import LinkError, MuxError, PeerClosed
 from pyfrp.net import mux
-from pyfrp.net.bridge import Bridge
+from pyfrp.net.bridge import Bridge, LendingLeg
 from pyfrp.net.conn import MessageConn
 from pyfrp.net.mux import EARLY_LIMIT
 from pyfrp.wire.framing import encode
 from pyfrp.wire.messages import LoginResp, Ping
 from pyfrp.wire.yamux import BATCH, CLOSE_TIMEOUT, INITIAL_WINDOW, SLICE
 from tests.support.waiting import until, within
-from tests.unit.net.ends import Reader, memory_pair, tcp_to_raw, turns
+from tests.unit.net.ends import Reader, memory_pair, tcp_pair, tcp_to_raw, turns
 from tests.unit.net.mux_pair import MuxSide, link_of, mux_pair
 from tests.unit.wire.yamux_pair import data_frame, frames_of, pattern, ping, rst, syn
 
@@ -630,3 +631,73 @@ async def test_a_bridge_over_a_stream_carries_ends_and_resets(kind, loop_kind):
         service.abort()
         assert isinstance(await user_reader.until_lost(), ConnectionResetError)
         await until(lambda: len(closed) == 2, "both bridges")
+
+
+@kinds
+@pytest.mark.parametrize("reads", [True, False], ids=["reading", "pausing"])
+async def test_a_lent_buffer_is_free_when_the_call_returns(kind, reads, loop_kind):
+    async with mux_pair(kind) as (client, server):
+        server.on_stream = lambda s, _: reads or s.hold()
+        stream, reader = client.open()
+        stream.write(b"a few bytes that are pending")
+        expected = bytearray(b"a few bytes that are pending")
+        buffer = bytearray(256_000)
+        for count in range(12):
+            piece = pattern(count, 0, len(buffer))
+            buffer[:] = piece
+            stream.lend(memoryview(buffer))
+            buffer[:] = bytes(len(buffer))
+            expected += piece
+            if reads:
+                await until(lambda: not reader.choked, "the stream to take more")
+        other, other_reader = await server.accepted()
+        other.resume_reading()
+        assert await other_reader.until_data(len(expected)) == expected
+
+
+@kinds
+async def test_a_lent_buffer_is_free_although_the_link_does_not_drain(kind, loop_kind):
+    async with mux_pair(kind) as (client, server):
+        server.link.pause_reading()
+        buffer = bytearray(INITIAL_WINDOW)
+        for count in range(40):
+            stream, _ = client.open()
+            buffer[:] = pattern(count, 0, len(buffer))
+            stream.lend(memoryview(buffer))
+            buffer[:] = bytes(len(buffer))
+            await asyncio.sleep(0)
+        assert client.mux._saturated
+        server.link.resume_reading()
+        await server.accepted(40)
+        for count, reader in enumerate(server.readers):
+            assert await reader.until_data(len(buffer)) == pattern(count, 0, len(buffer))
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+async def test_long_transfers_of_several_sockets_over_one_link_arrive_whole(kind, loop_kind):
+    """Their bridges read into one buffer."""
+    async with mux_pair(kind) as (client, server), AsyncExitStack() as stack:
+        users, services, wholes = [], [], []
+        server.on_stream = lambda s, _: s.hold()
+        for count in range(3):
+            user, near = await stack.enter_async_context(tcp_pair())
+            service, far = await stack.enter_async_context(tcp_pair())
+            near.pause_reading()
+            far.pause_reading()
+            stream, _ = client.open()
+            Bridge(near, stream)
+            user.write(b"%d" % count)
+            other, _ = await server.accepted(count + 1)
+            bridge = Bridge(far, other)
+            assert isinstance(bridge.near, LendingLeg)
+            assert not isinstance(bridge.far, LendingLeg)
+            users.append(user)
+            services.append(service)
+            wholes.append(pattern(count, 0, 5 * MIB))
+        for service, whole in zip(services, wholes, strict=True):
+            service.write(whole)
+        for user, service, whole in zip(users, services, wholes, strict=True):
+            user.write(whole)
+            assert await user.get_protocol().until_data(len(whole)) == whole
+            got = await service.get_protocol().until_data(len(whole) + 1)
+            assert got[1:] == whole
