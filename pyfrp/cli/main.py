@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyfrp.cli.flags import FlagParser, UsageError
@@ -342,15 +343,26 @@ def _wants_verify(
 
 def _check(role: str, path: str, flags: argparse.Namespace) -> int:
     """Verify a file and print the result."""
+    from pyfrp.cli.files import check_client_files, check_server_files
     from pyfrp.config import check_supported
 
-    cfg = _load_server(path, flags) if role == "server" else _load_client(path, flags)
-    for warning in cfg.warnings:
-        print(f"WARNING: {warning}")
+    cfg: ServerConfig | ClientConfig
+    if role == "server":
+        program, cfg = "frps", _load_server(path, flags)
+        check_files = partial(check_server_files, cfg)
+    else:
+        program, cfg = "frpc", _load_client(path, flags)
+        check_files = partial(check_client_files, cfg)
+    _warn(cfg.warnings)
     check_supported(cfg)
-    program = "frps" if role == "server" else "frpc"
+    _warn(check_files())
     print(f"{program}: the configuration file {path} syntax is ok")
     return OK
+
+
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        print(f"WARNING: {warning}")
 
 
 def _load_server(path: str, flags: argparse.Namespace) -> ServerConfig:

@@ -145,7 +145,7 @@ def client_context(
     return context
 
 
-def trusting_context(ca_file: str, key: str) -> ssl.SSLContext:
+def trusting_context(ca_file: str, key: str) -> LinkContext:
     """Make the context for a server that is no frp, such as an identity provider.
 
     Args:
@@ -155,10 +155,10 @@ def trusting_context(ca_file: str, key: str) -> ssl.SSLContext:
     Raises:
         ConfigError: The file is missing, unreadable, no PEM, or expired.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = LinkContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_file:
-        _load_ca(context, ca_file, key)
+        context.lifetimes = (_load_ca(context, ca_file, key),)
     else:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

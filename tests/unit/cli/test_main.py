@@ -186,6 +186,71 @@ def test_a_bad_file_ends_with_1_and_tells_on_standard_output(run: Run, here: Pat
         assert out == 'frps.toml:1: unknown field "bindPrt"; did you mean "bindPort"?\n'
 
 
+LINK = "transport.tls."
+PLUGIN = '[[proxies]]\nname = "a"\ntype = "tcp"\nremotePort = 6000\n[proxies.plugin]\n'
+
+
+@pytest.mark.parametrize(
+    ("role", "text", "said"),
+    [
+        (
+            "server",
+            f'{LINK}certFile = "/no.crt"\n{LINK}keyFile = "/no.key"\n',
+            f"/no.crt: the certificate file does not exist; check {LINK}certFile\n",
+        ),
+        (
+            "server",
+            f'{LINK}trustedCaFile = "/no.pem"\n',
+            f"/no.pem: the trusted CA file does not exist; check {LINK}trustedCaFile\n",
+        ),
+        (
+            "client",
+            f'{LINK}trustedCaFile = "/no.pem"\n',
+            f"/no.pem: the trusted CA file does not exist; check {LINK}trustedCaFile\n",
+        ),
+        (
+            "client",
+            'auth.method = "oidc"\n[auth.oidc]\ntokenEndpointURL = "https://a.test"\n'
+            'clientID = "a"\ntrustedCaFile = "/no.pem"\n',
+            "/no.pem: the trusted CA file does not exist; check auth.oidc.trustedCaFile\n",
+        ),
+        (
+            "client",
+            PLUGIN
+            + 'type = "tls2raw"\nlocalAddr = ":1"\ncrtPath = "/no.crt"\nkeyPath = "/no.key"\n',
+            "/no.crt: the certificate file does not exist; check plugin.crtPath\n",
+        ),
+    ],
+    ids=["server", "server-ca", "client-ca", "client-oidc", "client-plugin"],
+)
+def test_a_file_that_is_not_there_fails_verification(
+    run: Run, here: Path, role: str, text: str, said: str
+) -> None:
+    name = "frps.toml" if role == "server" else "frpc.toml"
+    token = "" if "oidc" in text else 'auth.token = "a-sample-token"\n'
+    (here / name).write_text(token + text)
+    assert run("verify", role, "-c", name) == (1, said, "")
+
+
+def test_verification_tells_what_a_start_would_tell_of_files_and_makes_none(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(here / "state"))
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    (here / "frpc.toml").write_text(
+        'auth.token = "a-sample-token"\n'
+        + PLUGIN
+        + 'type = "static_file"\nlocalPath = "nowhere"\n'
+        + PLUGIN.replace('"a"', '"b"').replace("6000", "6001")
+        + 'type = "tls2raw"\nlocalAddr = "127.0.0.1:80"\n'
+    )
+    warning = "WARNING: static_file: localPath nowhere is no directory\n"
+    assert run("verify", "client", "-c", "frpc.toml") == (0, warning + OK_CLIENT, "")
+    (here / "frps.toml").write_text('auth.token = "a-sample-token"\n')
+    assert run("verify", "server", "-c", "frps.toml") == (0, OK_SERVER, "")
+    assert not (here / "state").exists()
+
+
 def test_what_a_start_would_refuse_fails_verification_too(
     run: Run, here: Path, started: Started
 ) -> None:
