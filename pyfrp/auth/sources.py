@@ -119,7 +119,7 @@ async def run(source: ExecSource) -> str:
         raise SourceFailed(f"{prefix}: {_reason(exc)}") from exc
     try:
         async with asyncio.timeout(EXEC_S):
-            await printed.ended
+            await asyncio.wait((printed.ended,))  # Itself not cancelled: it is waited for again.
     except TimeoutError:
         raise SourceFailed(f"{prefix}: it did not end within {EXEC_S:g} s") from None
     finally:

@@ -86,6 +86,7 @@ async def test_a_program_that_hangs_is_ended_with_all_that_it_started(
     )
     assert time.monotonic() - began < 5
     shell, sleeper = map(int, pids.read_text().split())
+    assert not Path(f"/proc/{shell}").exists()  # Not even as a zombie.
     await until(lambda: not _runs(shell) and not _runs(sleeper), "both to end")
 
 
@@ -100,7 +101,7 @@ async def test_a_program_is_ended_when_nobody_wants_its_value_any_more(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: not _runs(pid), "its end")
+    assert not Path(f"/proc/{pid}").exists()  # Not even as a zombie.
 
 
 def _runs(pid: int) -> bool:
