@@ -71,9 +71,15 @@ Pieces: TypeAlias = Sequence[bytes | memoryview]
 
 
 def writer_of_pieces(endpoint: Endpoint) -> Callable[[Pieces], None]:
-    """The endpoint's `writelines`, as asyncio's transports have it; where there is none, a join."""
+    """The endpoint's `writelines`, as asyncio's transports have it; where there is none, a join.
+
+    And where it is asyncio's own: up to Python 3.11 that joins, too, and those of 3.12 and 3.13
+    tell no writer to pause, however much they hold.
+    """
     found: Callable[[Pieces], None] | None = getattr(endpoint, "writelines", None)
-    return found or (lambda pieces: endpoint.write(b"".join(pieces)))
+    if found is None or isinstance(endpoint, asyncio.Transport):
+        return lambda pieces: endpoint.write(b"".join(pieces))
+    return found
 
 
 Lend: TypeAlias = Callable[[memoryview], None]
