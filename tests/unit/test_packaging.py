@@ -20,6 +20,7 @@ import pytest
 
 from scripts import fetch_official
 from tests.support import official
+from tests.unit.net.tls_pair import certificate
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
@@ -118,13 +119,16 @@ def test_sample_configuration_is_valid_and_has_a_sample_token(role: str, name: s
 def test_sample_configuration_stays_valid_with_its_comments_taken_away(
     role: str, name: str, tmp_path: Path
 ):
-    # What a reader uncomments has to work; the paths in it need not exist for `verify`.
+    # What a reader uncomments has to work, where there are the files that it names.
     text = (ROOT / "configs" / name).read_text("utf-8")
     keys = r"^# (?=[\w.]+ = |\[\[)"
     text = re.sub(r'^log\.to = "console"\n', "", text, flags=re.MULTILINE)
     path = tmp_path / name
-    path.write_text(re.sub(keys, "", text, flags=re.MULTILINE), "utf-8")
-    assert path.read_text("utf-8") != text
+    bare = re.sub(keys, "", text, flags=re.MULTILINE)
+    assert bare != text
+    for file in set(re.findall(r'"/etc/frp/([\w.-]+\.(?:crt|key))"', bare)):
+        (tmp_path / file).write_bytes(certificate())
+    path.write_text(bare.replace("/etc/frp/", f"{tmp_path}/"), "utf-8")
     done = run(sys.executable, "-m", "pyfrp", "verify", role, "-c", path)
     assert done.returncode == 0, done.stdout + done.stderr
 
