@@ -22,9 +22,8 @@ from pyfrp.wire.kcp_session import (
     ACK_DELAY_S,
     ACK_EVERY,
     ACK_FULL,
+    GATHER_AFTER,
     GATHER_BYTES,
-    GATHER_FROM,
-    GATHER_MAX_S,
     GATHER_S,
     LEAST_ROOM,
     KcpSession,
@@ -433,9 +432,9 @@ def test_acknowledgements_wait_a_little_for_data_but_not_where_something_is_miss
 
 
 def streaming(now=1.0):
-    """A session in which little data left, as often as it takes to let more of it wait."""
+    """A session in which little data left as often as it may without a word from the peer."""
     end = KcpSession(CONV, on_data=lambda data: None, now=0.0)
-    for _ in range(GATHER_FROM):
+    for _ in range(GATHER_AFTER + 1):
         end.write(b"token")
         assert pushed(end, now) == [b"token"]
     return end
@@ -445,22 +444,32 @@ def pushed(end, now):
     return [s.data for s in segments(end.take_output(now)) if s.cmd == PUSH]
 
 
-def test_tokens_of_many_streams_gather_until_the_last_are_gone_for_a_while():
+def test_tokens_of_many_streams_gather():
     end = streaming()
     end.write(b"one")
     assert not end.gathers(1.0)  # It is for `take_output` to say.
     assert pushed(end, 1.0) == []
     assert end.gathers(1.001)
     assert not end.eager
-    assert end.deadline() == 1.0 + GATHER_MAX_S
+    assert end.deadline() == pytest.approx(1.0 + 2 * GATHER_S)
     end.write(b"two")
-    assert pushed(end, 1.0 + GATHER_S) == [b"onetwo"]
+    now = 1.0 + GATHER_S
+    assert not end.gathers(now)
+    assert pushed(end, now) == [b"onetwo"]
     end.write(b"three")
-    assert pushed(end, 1.0 + GATHER_S) == []
-    end.wake(end.deadline())
-    assert pushed(end, 1.0 + GATHER_S + GATHER_MAX_S) == [b"three"]
-    end.write(b"now and then")
-    assert pushed(end, 1.1) == [b"now and then"]
+    assert pushed(end, now) == []
+    now = end.deadline()
+    assert now == pytest.approx(1.0 + 3 * GATHER_S)
+    end.wake(now)
+    assert pushed(end, now) == [b"three"]
+
+
+def test_tokens_that_come_in_step_every_now_and_then_do_not_gather():
+    end = streaming()
+    for now in (1.05, 1.10, 1.15):
+        for _ in range(GATHER_AFTER):
+            end.write(b"token")
+            assert pushed(end, now) == [b"token"]
 
 
 def test_answers_do_not_gather():
@@ -495,10 +504,10 @@ def test_what_gathers_at_a_closed_window_wants_no_time():
     end = streaming()
     end.write(b"token")
     assert pushed(end, 1.0) == []
-    full = Segment(CONV, ACK, wnd=0, sn=0, una=GATHER_FROM)
+    full = Segment(CONV, ACK, wnd=0, sn=0, una=GATHER_AFTER + 1)
     end.feed([kcp.encode_data(0, kcp.encode_segments([full]))], 1.001)
     when = end.deadline()
-    assert when == 1.0 + GATHER_MAX_S
+    assert when == pytest.approx(1.0 + 2 * GATHER_S)
     end.wake(when)
     assert pushed(end, when) == []
     assert end.deadline() > when
