@@ -97,7 +97,8 @@ class KcpEndpoint:
         if self._closing or not data:
             return
         self.session.write(data)
-        self._schedule()
+        if not self.session.gathers(self._loop.time()):
+            self._schedule()
         if not self._full and self.session.unsent > self._high:
             self._full = True
             self._protocol.pause_writing()
@@ -197,7 +198,10 @@ class KcpEndpoint:
         if self._answer is not None and not self._answer.done() and self.session.alive:
             self._answer.set_result(None)
         self._hear_end()
-        self._schedule()
+        if self.session.eager:
+            self._schedule()
+        else:
+            self._after_output()
 
     def error_received(self, exc: OSError) -> None:
         """What the system says of an earlier datagram."""

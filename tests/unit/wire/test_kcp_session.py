@@ -18,7 +18,16 @@ from pyfrp.wire.kcp import (
     TELL_WINDOW,
     Segment,
 )
-from pyfrp.wire.kcp_session import ACK_DELAY_S, ACK_EVERY, LEAST_ROOM, KcpSession
+from pyfrp.wire.kcp_session import (
+    ACK_DELAY_S,
+    ACK_EVERY,
+    ACK_FULL,
+    GATHER_AFTER,
+    GATHER_BYTES,
+    GATHER_S,
+    LEAST_ROOM,
+    KcpSession,
+)
 
 CONV = 1
 DELAY_S = 0.01
@@ -413,6 +422,101 @@ def test_acknowledgements_wait_a_little_for_data_but_not_where_something_is_miss
     end.wake(1.0 + ACK_DELAY_S)
     assert push() == [ACK]
     assert push(*range(3, 3 + ACK_EVERY)) == [ACK]
-    assert push(3 + ACK_EVERY, data=bytes(MAX_SEGMENT_DATA)) == [ACK]
-    assert push(20) == [ACK]
-    assert push(20) == [ACK]  # The last one did not arrive.
+    first = 3 + ACK_EVERY
+    last = first + ACK_EVERY // ACK_FULL - 1
+    full = bytes(MAX_SEGMENT_DATA)
+    assert push(*range(first, last), data=full) == []
+    assert push(last, data=full) == [ACK]
+    assert push(last + 9) == [ACK]
+    assert push(last + 9) == [ACK]  # The last one did not arrive.
+
+
+def streaming(now=1.0):
+    """A session in which little data left as often as it may without a word from the peer."""
+    end = KcpSession(CONV, on_data=lambda data: None, now=0.0)
+    for _ in range(GATHER_AFTER + 1):
+        end.write(b"token")
+        assert pushed(end, now) == [b"token"]
+    return end
+
+
+def pushed(end, now):
+    return [s.data for s in segments(end.take_output(now)) if s.cmd == PUSH]
+
+
+def test_tokens_of_many_streams_gather():
+    end = streaming()
+    end.write(b"one")
+    assert not end.gathers(1.0)  # It is for `take_output` to say.
+    assert pushed(end, 1.0) == []
+    assert end.gathers(1.001)
+    assert not end.eager
+    assert end.deadline() == pytest.approx(1.0 + 2 * GATHER_S)
+    end.write(b"two")
+    now = 1.0 + GATHER_S
+    assert not end.gathers(now)
+    assert pushed(end, now) == [b"onetwo"]
+    end.write(b"three")
+    assert pushed(end, now) == []
+    now = end.deadline()
+    assert now == pytest.approx(1.0 + 3 * GATHER_S)
+    end.wake(now)
+    assert pushed(end, now) == [b"three"]
+
+
+def test_tokens_that_come_in_step_every_now_and_then_do_not_gather():
+    end = streaming()
+    for now in (1.05, 1.10, 1.15):
+        for _ in range(GATHER_AFTER):
+            end.write(b"token")
+            assert pushed(end, now) == [b"token"]
+
+
+def test_answers_do_not_gather():
+    end = streaming()
+    end.write(b"answer")
+    assert pushed(end, 1.0) == []
+    question = Segment(CONV, PUSH, wnd=99, data=b"question")
+    end.feed([kcp.encode_data(0, kcp.encode_segments([question]))], 1.0)
+    assert end.eager
+    assert pushed(end, 1.0) == [b"answer"]
+
+
+def test_much_data_does_not_gather():
+    end = streaming()
+    end.write(b"token")
+    assert pushed(end, 1.0) == []
+    end.write(bytes(GATHER_BYTES))
+    assert not end.gathers(1.0)
+    assert sum(map(len, pushed(end, 1.0))) == GATHER_BYTES + 5
+
+
+def test_an_end_does_not_gather():
+    end = streaming()
+    end.write(b"last words")
+    assert pushed(end, 1.0) == []
+    end.finish()
+    assert pushed(end, 1.0) == [b"last words"]
+
+
+def test_what_gathers_at_a_closed_window_wants_no_time():
+    """Else its moment, once gone by, would be waited for again and again."""
+    end = streaming()
+    end.write(b"token")
+    assert pushed(end, 1.0) == []
+    full = Segment(CONV, ACK, wnd=0, sn=0, una=GATHER_AFTER + 1)
+    end.feed([kcp.encode_data(0, kcp.encode_segments([full]))], 1.001)
+    when = end.deadline()
+    assert when == pytest.approx(1.0 + 2 * GATHER_S)
+    end.wake(when)
+    assert pushed(end, when) == []
+    assert end.deadline() > when
+
+
+def test_a_moment_missed_by_the_rounding_of_a_sum_is_not_missed():
+    """A clock of milliseconds would wake us until the next one."""
+    end = KcpSession(CONV, on_data=lambda data: None, now=0.0)
+    word = Segment(CONV, PUSH, wnd=99, data=b"x")
+    end.feed([kcp.encode_data(0, kcp.encode_segments([word]))], 1.0)
+    end.wake(end.deadline() - 1e-12)
+    assert [s.cmd for s in segments(end.take_output(1.0 + ACK_DELAY_S))] == [ACK]
