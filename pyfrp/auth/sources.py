@@ -119,7 +119,8 @@ async def run(source: ExecSource) -> str:
         raise SourceFailed(f"{prefix}: {_reason(exc)}") from exc
     try:
         async with asyncio.timeout(EXEC_S):
-            await printed.ended
+            # Not the future itself: it would be cancelled with who waits, and is needed below.
+            await asyncio.wait((printed.ended,))
     except TimeoutError:
         raise SourceFailed(f"{prefix}: it did not end within {EXEC_S:g} s") from None
     finally:
