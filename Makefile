@@ -9,12 +9,19 @@ DEV := $(VENV)/.installed-dev
 
 # Arguments that are passed on, e.g.  make demo ARGS="--tokens 200"  or  make test ARGS="-k vhost".
 ARGS ?=
-# How many processes share the tests that do not look at the clock.
-WORKERS ?= 2
+# How many processes share the tests that do not look at the clock. These wait for a third of their
+# time, so one more than there are cores keeps the cores busy.
+WORKERS ?= 3
+# How many share those that look at the clock and hardly do anything but wait.
+WAITERS ?= 4
 # Seconds that each fuzz target may take in `make fuzz`.
 FUZZ_SECONDS ?= 120
 # How long `make soak` goes on.
 SOAK_SECONDS ?= 3600
+
+# Where this is set, each of the thousand programs that the tests start compiles all of its modules
+# again, and each run of pytest all tests: two minutes in all. `make clean` removes what is kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 # A stamp of an environment whose interpreter is gone says nothing.
 ifneq ($(shell $(PY) -c 'print(1)' 2>/dev/null),1)
@@ -63,9 +70,12 @@ format: $(DEV)
 test: lint
 	$(PY) scripts/fetch_official.py
 ifeq ($(strip $(ARGS)),)
-	@# All cores are filled, but what looks at the clock has the machine for itself.
+	@# All cores are filled, but what looks at the clock has the machine for itself, and what
+	@# waits by the clock shares it with its like alone.
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal tests/unit
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not clock" tests --ignore=tests/unit
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not clock and not waits" \
+	  tests --ignore=tests/unit
+	$(PY) -m pytest -n $(WAITERS) --dist load --maxschedchunk 1 -m waits tests --ignore=tests/unit
 	$(PY) -m pytest -m clock tests --ignore=tests/unit
 else
 	$(PY) -m pytest $(ARGS)

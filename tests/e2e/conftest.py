@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 
-from tests.support.attack import Attacked, Recording, served_meanwhile
-from tests.support.frpwire import login_message
+from tests.support.attack import Attacked, served_meanwhile
 from tests.support.office import Office, office
-from tests.support.processes import TOKEN, Kind
+from tests.support.processes import Kind
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -51,17 +49,6 @@ async def target(
     directory = tmp_path_factory.mktemp("hostile")
     async with office(directory, kinds=kinds, server=link, client=link, shared=True) as scene:
         yield Attacked(scene, request.param)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def recording(target: Attacked) -> Recording:
-    recorded = Recording(login_message(TOKEN), time.monotonic())
-    # Equal clients that start in the same second send equal digests: allowed for a moment.
-    for _ in range(2):
-        async with target.peer() as peer:
-            peer.tell("o", recorded.message)
-            assert not (await peer.hear())[1].get("error")
-    return recorded
 
 
 @pytest_asyncio.fixture(loop_scope="module")

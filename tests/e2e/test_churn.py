@@ -23,7 +23,7 @@ from tests.support.processes import http_proxy, tcp_proxy
 from tests.support.services import running
 from tests.support.waiting import PATIENCE_S, until, within
 
-pytestmark = [pytest.mark.clock, pytest.mark.e2e]
+pytestmark = [pytest.mark.waits, pytest.mark.e2e]
 
 INTERVAL_S = 1
 # What a look at the service, the way to the server, and a busy machine may add.

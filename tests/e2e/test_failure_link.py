@@ -21,7 +21,7 @@ from tests.support.processes import Config, Kind, merged
 from tests.support.services import pattern_hash
 from tests.support.waiting import all_of, until, until_async, within
 
-pytestmark = [pytest.mark.clock, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="function")]
+pytestmark = [pytest.mark.waits, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="function")]
 
 MUX: dict[str, Config] = {
     "mux": {"transport": {"tcpMux": True}},

@@ -18,7 +18,7 @@ from tests.support.ports import free_port
 from tests.support.processes import Config, Kind, Program, Role, client_config, server_config
 from tests.support.waiting import all_of, until, until_async, within
 
-pytestmark = [pytest.mark.clock, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="function")]
+pytestmark = [pytest.mark.waits, pytest.mark.e2e, pytest.mark.asyncio(loop_scope="function")]
 
 BEATS: Config = {"transport": {"heartbeatInterval": 1, "heartbeatTimeout": 3}}
 BEATS_SERVER: Config = {"transport": {"heartbeatTimeout": 3}}

@@ -12,7 +12,7 @@ from tests.support.processes import KINDS, Kind, http_proxy, require_official, t
 from tests.support.services import running
 from tests.support.waiting import until_async
 
-pytestmark = [pytest.mark.clock, pytest.mark.interop, pytest.mark.e2e]
+pytestmark = [pytest.mark.waits, pytest.mark.interop, pytest.mark.e2e]
 
 
 @pytest.mark.parametrize("server", KINDS)

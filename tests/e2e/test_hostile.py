@@ -15,20 +15,17 @@ from typing import Any
 
 import pytest
 
-from tests.support.attack import ABSURD, Attacked, Recording, many, throw
-from tests.support.frpwire import (
-    frame,
-    login_message,
-)
+from tests.support.attack import ABSURD, Attacked, many, throw
+from tests.support.frpwire import frame, login_message
 from tests.support.http import calling
 from tests.support.processes import TOKEN
-from tests.support.waiting import all_of, until
+from tests.support.waiting import all_of
 
 pytestmark = [
     pytest.mark.clock,
     pytest.mark.e2e,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.usefixtures("recording", "_under_watch"),
+    pytest.mark.usefixtures("_under_watch"),
 ]
 
 
@@ -384,17 +381,3 @@ async def test_messages_are_processed_in_any_pieces(target: Attacked) -> None:
         for _ in range(20):
             while (await peer.hear())[0] != "4":
                 pass
-
-
-# --- last, because it waits for what began with this target --------------------------------
-
-
-async def test_a_recorded_login_works_no_more_after_ten_seconds(
-    target: Attacked, recording: Recording
-) -> None:
-    # The rule speaks of ten seconds, by a clock that counts whole ones.
-    await until(lambda: time.monotonic() - recording.used_at > 11.5, "the time to pass")
-    async with target.peer() as peer:
-        peer.tell("o", recording.message)
-        assert (await peer.hear())[1].get("error")
-        assert await peer.closed()

@@ -32,7 +32,7 @@ from tests.support.processes import (
 from tests.support.services import BLOCK, Backend, Pipe, ScriptBackend, running
 from tests.support.waiting import all_of, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.clock, pytest.mark.e2e]
 
 KB = 1024
 MB = 1024 * KB

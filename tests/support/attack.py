@@ -63,14 +63,6 @@ class Attacked:
         return peering(self.port, muxed=self.muxed, **options)
 
 
-@dataclass
-class Recording:
-    """A login that was used when the tests of a target began."""
-
-    message: dict[str, Any]
-    used_at: float
-
-
 @asynccontextmanager
 async def served_meanwhile(target: Attacked) -> AsyncIterator[None]:
     """Keep a real caller busy, and compare the server before and after."""
