@@ -255,7 +255,8 @@ async def test_sessions_that_keep_ending_are_not_retried_in_a_rush(loop_kind, mo
 
 
 async def test_a_proxy_that_does_not_know_us_is_asked_rarely(loop_kind, monkeypatch, quick):
-    client = Client(client_of(free_port(), loginFailExit=False))
+    told = []
+    client = Client(client_of(free_port(), loginFailExit=False), on_wait=told.append)
     answers = [ProxyError("wrong", 407)] * 4 + [ProxyError("away", 502), NoWay("none", 407)]
     pauses = []
 
@@ -275,6 +276,8 @@ async def test_a_proxy_that_does_not_know_us_is_asked_rarely(loop_kind, monkeypa
         *(False, False),
     ]
     assert quick.has("many wrong passwords lock an account", "warning")
+    # Who starts us anew because we are not ready would have us ask at once.
+    assert told == [module.UNKNOWN_PAUSE_S] * 2
 
 
 async def test_a_stopped_client_lets_its_users_finish(loop_kind):
