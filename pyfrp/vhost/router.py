@@ -21,7 +21,8 @@ MAX_KNOWN_HOSTS = 10_000
 class Router(Generic[T]):
     """Routes of one kind of vhost.
 
-    Domains are compared in lower case. A route is (domain, location, user).
+    Domains are compared in lower case, IPv6 addresses without the brackets that they have in a
+    URL. A route is (domain, location, user).
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class Router(Generic[T]):
         Raises:
             RefusedError: with frp's text, when the same route exists.
         """
-        domain = domain.lower()
+        domain = _key(domain)
         routes = self._domains.setdefault(domain, {}).setdefault(user, [])
         if any(known == location for known, _ in routes):
             raise RefusedError("router config conflict")
@@ -48,7 +49,7 @@ class Router(Generic[T]):
 
     def remove(self, domain: str, location: str, user: str) -> None:
         """Remove a route that `add` accepted."""
-        domain = domain.lower()
+        domain = _key(domain)
         users = self._domains[domain]
         users[user] = [route for route in users[user] if route[0] != location]
         if not users[user]:
@@ -86,6 +87,10 @@ class Router(Generic[T]):
     def knows(self, host: str) -> bool:
         """Whether `host` has, or since the start once had, a route."""
         return host in self._known or any(domain in self._known for domain in wildcards(host))
+
+
+def _key(domain: str) -> str:
+    return domain.lower().strip("[]")
 
 
 def wildcards(host: str) -> Iterator[str]:

@@ -60,6 +60,15 @@ def test_requests_are_routed_as_by_frp(router, host, path, user, found):
     assert router.find(host, path, user) == found
 
 
+def test_an_ipv6_address_may_have_the_brackets_of_a_url():
+    router: Router[str] = Router()
+    router.add("[2001:DB8::7]", "", "", "six")
+    assert router.find("2001:db8::7", "/", "") == "six"
+    assert router.knows("2001:db8::7")
+    router.remove("[2001:DB8::7]", "", "")
+    assert router.find("2001:db8::7", "/", "") is None
+
+
 @pytest.mark.parametrize(
     ("host", "domains"),
     [
