@@ -269,6 +269,8 @@ def test_install_upgrade_and_uninstall_of_both_sides_below_a_root(tmp_path: Path
         (["--purge"], "--uninstall"),
         (["--root"], "directory"),
         (["--port", "web"], "port number"),
+        (["--port", "70000"], "port number"),
+        (["--local-port", "0"], "port number"),
         (["--server"], "value"),
     ],
 )
