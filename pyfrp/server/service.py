@@ -181,6 +181,8 @@ class Server:
             raise
         self.verifier.start(self._scope.spawn, self.log)
         self.log.info("tls certificate", fingerprint=context.fingerprint)
+        if context.change:
+            self.log.warning(context.change)
         self._expiry.add(context.lifetimes)
         self._expiry.start()
         self.log.info("frps started successfully")

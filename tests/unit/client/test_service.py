@@ -148,6 +148,16 @@ async def test_users_who_say_all_they_have_at_once_lose_nothing(loop_kind, mux, 
             await until(lambda: not server.bridges, "the bridges to close")
 
 
+async def test_a_certificate_that_cannot_be_kept_is_warned_about(monkeypatch, tmp_path, quick):
+    """Clients that pin it would be locked out by the next start, and nothing would say why."""
+    async with serving(free_port()):
+        assert not quick.events("warning")
+    (tmp_path / "state").write_text("in the way")
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    async with serving(free_port()):
+        assert quick.has("the tls certificate is a new one at each start", "warning")
+
+
 async def test_a_client_comes_back_with_its_run_id_and_its_proxies(loop_kind, quick):
     port, remote = free_port(), free_port()
     async with service() as local:
