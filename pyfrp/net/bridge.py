@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
-from pyfrp.net.endpoint import Endpoint, reset
+from pyfrp.net.endpoint import Endpoint, end_writing, reset
 from pyfrp.net.held import Held
 
 
@@ -69,7 +69,7 @@ class Leg(asyncio.Protocol):
             far.near.close()
             return False
         if not far.near.is_closing():
-            far.near.write_eof()
+            end_writing(far.near)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
