@@ -29,7 +29,11 @@ role_option() {
       if [ $# -lt 2 ] || [ -z "$2" ]; then die "$1 needs a value."; fi
       case $1 in
         --server) SERVER=$2 ;;
-        *) [[ $2 =~ ^[0-9]{1,5}$ ]] || die "$1 needs a port number, not $2." ;;
+        *)
+          if ! [[ $2 =~ ^[1-9][0-9]{0,4}$ ]] || [ "$2" -gt 65535 ]; then
+            die "$1 needs a port number, 1 to 65535, not $2."
+          fi
+          ;;
       esac
       if [ "$1" = --port ]; then PORT=$2; fi
       if [ "$1" = --local-port ]; then LOCAL_PORT=$2; fi

@@ -41,7 +41,7 @@ ETC=${FRP_ETC:-/etc/frp}
 # value FILE KEY: the plain value of a top-level `key = value` line; nothing if it cannot be had.
 value() {
   if [ -r "$ETC/$1" ]; then
-    sed -nE "s/^$2 *= *\[? *\"?([^\"#,]*[^\"#, ])\"?.*/\1/p" "$ETC/$1" | head -n 1
+    sed -nE "s/^$2 *= *\[? *[\"']?([^\"'#,]*[^\"'#, ])[\"']?.*/\1/p" "$ETC/$1" | head -n 1
   fi
 }
 

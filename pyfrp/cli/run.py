@@ -75,7 +75,7 @@ async def _server(cfg: ServerConfig, bound: Bound | None, config_path: str | Non
     try:
         await signals.stop.wait()
         log.info("frps is stopping, open connections may finish", seconds=cfg.shutdown_timeout)
-        notifier.stopping()
+        notifier.stopping(float(cfg.shutdown_timeout))
         await server.stop(float(cfg.shutdown_timeout))
         log.info("frps stopped")
     finally:
@@ -96,12 +96,12 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
     if not await _resolve(cfg, signals.stop):
         return STOPPED
     notifier = Notifier()
-    client = Client(cfg, on_login=notifier.ready)
+    client = Client(cfg, on_login=notifier.ready, on_wait=notifier.extend)
 
     async def stop() -> None:
         await signals.stop.wait()
         log.info("frpc is stopping, open connections may finish", seconds=cfg.shutdown_timeout)
-        notifier.stopping()
+        notifier.stopping(float(cfg.shutdown_timeout))
         await client.stop(float(cfg.shutdown_timeout))
 
     scope = Scope(client.report)

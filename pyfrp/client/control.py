@@ -27,6 +27,7 @@ from pyfrp.errors import (
 from pyfrp.nathole.options import PeerOptions
 from pyfrp.net.bridge import Carried
 from pyfrp.net.conn import MessageConn
+from pyfrp.net.datagrams import Complaints
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.held import Held
 from pyfrp.net.scope import Scope
@@ -98,6 +99,7 @@ class Control:
         self._interval_s = interval_s
         self._timeout_s = timeout_s if interval_s > 0 else 0.0
         self._log = log.bind(run_id=run_id)
+        self._complaints = Complaints(self._log.warning)
         self.report = report
         self.peer_options = peer_options or PeerOptions()
         self._asked: dict[str, asyncio.Future[NatHoleResp]] = {}
@@ -366,9 +368,11 @@ class Control:
             self._log.warning(f"error during NewWorkConn authentication: {exc}")
             return
         except (LinkError, WireError) as exc:
-            self._log.debug(f"work connection closed before its use: {exc}")
             if conn is not None:
+                self._log.debug(f"work connection closed before its use: {exc}")
                 conn.abort()
+            elif not isinstance(exc, PeerClosed):  # Else the session ends, and says so.
+                self._complaints.tell("dial", f"start new connection to server error: {exc}")
             return
         except BaseException:
             if conn is not None:

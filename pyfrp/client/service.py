@@ -75,15 +75,23 @@ class Client:
     Args:
         cfg: Completed, filtered and checked.
         on_login: Called after each successful login.
+        on_wait: Called with the seconds of a pause that is far longer than usual, before it.
 
     Raises:
         ConfigError: for certificate files that cannot be used.
     """
 
-    def __init__(self, cfg: ClientConfig, *, on_login: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        cfg: ClientConfig,
+        *,
+        on_login: Callable[[], None] | None = None,
+        on_wait: Callable[[float], None] | None = None,
+    ) -> None:
         self.cfg = cfg
         self.log: Any = get_logger()
         self._on_login = on_login
+        self._on_wait = on_wait
         self._auth = make_authenticator(cfg.auth)
         self._expiry = ExpiryWatch(self.log.warning)
         self._route = make_route(cfg, self._seen)
@@ -256,6 +264,8 @@ class Client:
                 self.log.warning(
                     f"the next try is in {pause_s:g} s: many wrong passwords lock an account"
                 )
+                if self._on_wait is not None:
+                    self._on_wait(pause_s)
             await self._pause(pause_s)
             delay = min(delay * 2, cap)
         return None

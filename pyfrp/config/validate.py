@@ -37,6 +37,13 @@ _NAME_PART = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?"
 _DNS_LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 _PREFIX_PART = rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*"
 _BANDWIDTH = r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|(?i:inf(?:inity)?|nan))"
+# What can be in a Host field without its port. Wildcards stand for at least three labels, as in frp
+# (`pkg/util/vhost/vhost.go`).
+_HOST_LABEL = r"[A-Za-z0-9_~-]+"
+_DOMAIN = (
+    rf"\*|{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\*(?:\.{_HOST_LABEL}){{2,}}"
+    r"|\[?[0-9A-Fa-f.]*(?::[0-9A-Fa-f.]*){2,}\]?"
+)
 _BANDWIDTH_UNITS = {"MB": 1024 * 1024, "KB": 1024}
 
 
@@ -162,6 +169,13 @@ def client_warnings(cfg: ClientConfig) -> Iterator[str]:
     if not 0 <= cfg.server_port <= 65535:
         yield f"serverPort {cfg.server_port} is not in the range 0..65535: no login can succeed"
     for proxy in cfg.proxies:
+        for domain in getattr(proxy, "custom_domains", ()):
+            if not re.fullmatch(_DOMAIN, domain):
+                yield (
+                    f'proxy {proxy.name}: no request can name the domain "{domain}": give a host '
+                    'name without scheme, port, path and final dot, like "llm.example.com", or '
+                    '"*.example.com" for all below it (other scripts as xn--...)'
+                )
         if getattr(proxy, "secret_key", None) == "":
             yield (
                 f"proxy {proxy.name}: secretKey is empty: every visitor of the users in allowUsers "

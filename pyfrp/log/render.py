@@ -91,7 +91,8 @@ def text_renderer(colour: bool) -> Renderer:
         tail: list[str] = []
         for key, value in event.items():
             if key in ("run_id", "proxy"):
-                parts.append(f"[{clean(str(value), VALUE_LIMIT)}] ")
+                if value:  # A request that met no proxy has none.
+                    parts.append(f"[{clean(str(value), VALUE_LIMIT)}] ")
             elif key not in ("event", "exception"):
                 tail.append(f" {key}={_value(value)}")
         parts.append(clean(str(event["event"]), EVENT_LIMIT))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
-from pyfrp.net.endpoint import Endpoint, Lend, fills_buffers, reset
+from pyfrp.net.endpoint import Endpoint, Lend, end_writing, fills_buffers, reset
 from pyfrp.net.held import Held
 
 LONG = 32 * 1024  # Pieces from here on are lent; to copy a shorter one is cheaper.
@@ -73,7 +73,7 @@ class Leg(asyncio.BaseProtocol):
             far.near.close()
             return False
         if not far.near.is_closing():
-            far.near.write_eof()
+            end_writing(far.near)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from pyfrp.errors import PeerClosed
-from pyfrp.net.endpoint import HIGH_WATER, LOW_WATER, Endpoint, reset
+from pyfrp.net.endpoint import HIGH_WATER, LOW_WATER, Endpoint, end_writing, reset
 
 # What may wait here for its reader. Up to that the endpoint is read all the time, also when nobody
 # waits for bytes, so that its end is seen at once.
@@ -133,7 +133,7 @@ class ByteConn(asyncio.Protocol):
     def write_eof(self) -> None:
         """Say that nothing more will be written, where the endpoint can say so."""
         if not self.lost and not self.endpoint.is_closing() and self.endpoint.can_write_eof():
-            self.endpoint.write_eof()
+            end_writing(self.endpoint)
 
     async def drain(self) -> None:
         """Wait until the far end reads again, if it has stopped.

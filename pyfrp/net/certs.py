@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from pyfrp.errors import ConfigError
 from pyfrp.net.expiry import Lifetime
+from pyfrp.net.sockets import explain
 
 GENERATED_FILE = "server-tls.pem"
 """Key and certificate in the state directory, in one file so that they always belong together."""
@@ -65,6 +66,9 @@ class ServerContext(LinkContext):
     """It is our own work, not from `certFile`."""
     pair: bytes = b""
     """Key and certificate as PEM where no file holds them."""
+    change: str = ""
+    """Why it is not that of the last start, or will not be that of the next, where it should be:
+    for clients that pin it."""
 
 
 def server_context(
@@ -359,6 +363,7 @@ def _load_generated(
     context: ServerContext, state_dir: Path | None, keep_as: str, keys: PairKeys
 ) -> None:
     context.generated = True
+    why = "(there is no home directory)"
     if state_dir is not None:
         path = state_dir / keep_as
         try:
@@ -367,9 +372,20 @@ def _load_generated(
                 return
             _keep(path, generate_pair(), replace=there)
             if _load_kept(context, path):
+                if there:
+                    context.change = (
+                        f"the tls certificate kept in {path} was damaged or expired, and is a new "
+                        "one now: clients that pin the old one refuse it"
+                    )
                 return
-        except OSError:
-            pass  # Nowhere to keep it: a new one each time, as in frp. `certificate` tells.
+            why = f"in {state_dir}"
+        except OSError as exc:  # A new one each time, as in frp.
+            why = f"in {state_dir} ({explain(exc)})"
+    context.change = (
+        f"the tls certificate is a new one at each start, for it cannot be kept {why}: clients "
+        "that pin it will refuse the next one; set STATE_DIRECTORY to a directory that this user "
+        "may write to"
+    )
     pem = generate_pair()
     _load_from_memory(context, pem, keys)
     context.pair = pem

@@ -53,6 +53,8 @@ class MessageConn(asyncio.Protocol):
         endpoint.set_protocol(self)
         if early:
             self._decoder.feed(early)
+        if endpoint.is_closing():
+            self.connection_lost(None)  # Before this was its protocol: it tells nobody any more.
 
     async def read(self) -> Message:
         """The next message.

@@ -117,6 +117,14 @@ def reset(endpoint: Endpoint) -> None:
     endpoint.abort()
 
 
+def end_writing(endpoint: Endpoint) -> None:
+    """Tell a far end, which may be gone by now, that nothing more will be written."""
+    try:
+        endpoint.write_eof()
+    except OSError:
+        pass  # asyncio's own loops find it reset; connection_lost will follow.
+
+
 def peer_address(endpoint: Addressed) -> tuple[str, int]:
     """The far address as (ip, port); ("", 0) for a unix socket, or when it is gone."""
     return _address(endpoint, "peername")

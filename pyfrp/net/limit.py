@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-from pyfrp.net.endpoint import Endpoint, OnLink
+from pyfrp.net.endpoint import Endpoint, OnLink, end_writing
 from pyfrp.wire.bucket import Bucket
 
 
@@ -252,7 +252,7 @@ class LimitedEndpoint(OnLink, asyncio.Protocol):
             return
         self._finished = True
         if not self._out.held and not self._link.is_closing():
-            self._link.write_eof()
+            end_writing(self._link)
 
     def can_write_eof(self) -> bool:
         return self._link.can_write_eof()
@@ -367,7 +367,7 @@ class LimitedEndpoint(OnLink, asyncio.Protocol):
             self._close_link(reading=True)
             return
         if self._finished and not self._link.is_closing():
-            self._link.write_eof()
+            end_writing(self._link)
         self._pace()
 
     def _pace(self) -> None:

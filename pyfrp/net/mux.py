@@ -140,7 +140,8 @@ class MuxStream(Stream):
 
     def on_reset(self) -> None:
         self._closing = True
-        self._mux.loop.call_soon(self._lose, ConnectionResetError("the stream was reset"))
+        why = self._mux.cause or "the stream was reset"
+        self._mux.loop.call_soon(self._lose, ConnectionResetError(str(why)))
 
     def on_full(self) -> None:
         if self._full or self._protocol is None:
@@ -233,6 +234,11 @@ class MuxTransport(ViewReader):
     @property
     def lost(self) -> bool:
         return self._lost
+
+    @property
+    def cause(self) -> LinkError | MuxError | None:
+        """Why the link is gone; None while it is there."""
+        return self._cause if self._lost else None
 
     def heard(self) -> float:
         """When anything last came, in the loop's time."""
@@ -345,6 +351,7 @@ class MuxTransport(ViewReader):
         if self._lost:
             return
         self._lost = True
+        self._cause = self._cause or PeerClosed("the link was closed")
         self._alarm.cancel()
         self.session.close()
-        self._on_lost(self._cause or PeerClosed("the link was closed"))
+        self._on_lost(self._cause)

@@ -81,6 +81,9 @@ class Signals:
 class Notifier:
     """Tells systemd how the service is (sd_notify(3)); does nothing outside of it."""
 
+    SPARE_S = 60.0
+    """What is asked for beyond the time that is needed."""
+
     def __init__(self) -> None:
         self._address = os.environ.get("NOTIFY_SOCKET", "")
         self._timer: asyncio.TimerHandle | None = None
@@ -94,8 +97,16 @@ class Notifier:
         if ours and usec.isdecimal() and int(usec) and self._timer is None:
             self._feed(int(usec) / 1_000_000 / 2)
 
-    def stopping(self) -> None:
-        self.send("STOPPING=1")
+    def extend(self, seconds: float) -> None:
+        """The start needs so long from now; a unit that gives less would have it begin anew."""
+        self.send(self._extension(seconds))
+
+    def stopping(self, seconds: float) -> None:
+        """The service ends, and may need so long for it, whatever the unit gives."""
+        self.send(f"STOPPING=1\n{self._extension(seconds)}")
+
+    def _extension(self, seconds: float) -> str:
+        return f"EXTEND_TIMEOUT_USEC={int((seconds + self.SPARE_S) * 1_000_000)}"
 
     def close(self) -> None:
         if self._timer is not None:

@@ -181,6 +181,8 @@ class Server:
             raise
         self.verifier.start(self._scope.spawn, self.log)
         self.log.info("tls certificate", fingerprint=context.fingerprint)
+        if context.change:
+            self.log.warning(context.change)
         self._expiry.add(context.lifetimes)
         self._expiry.start()
         self.log.info("frps started successfully")
@@ -365,10 +367,9 @@ class Server:
         except LinkError:
             return
         if early or not control.pool.add(endpoint):
-            full = "work connection pool is full, discarding"
-            control.log.debug(full)
-            error = self.detail(full, "invalid NewWorkConn")
-            endpoint.write(conn.version.encode(StartWorkConn(error=error)))
+            # Usual after a burst of callers, as an empty pool asks twice for each. frps 0.65 only
+            # closes it, too: a StartWorkConn with an error would be one in the client's log.
+            control.log.debug("work connection pool is full, discarding")
             endpoint.close()
 
     def _visitor_conn(self, conn: MessageConn, msg: NewVisitorConn) -> None:

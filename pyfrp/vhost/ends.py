@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyfrp.net.endpoint import reset
+from pyfrp.net.endpoint import end_writing, reset
 from pyfrp.vhost.caller import CallerSide
 from pyfrp.vhost.serving import Refusal, Serving
 from pyfrp.vhost.stages import BODY_S, HEAD_S, LINGER_S, Answering, Asking
@@ -116,7 +116,7 @@ class Ends(CallerSide):
         self._reading = True
         caller.resume_reading()
         if caller.can_write_eof():
-            caller.write_eof()
+            end_writing(caller)
 
     def expire(self) -> None:
         """The frontend found `deadline` passed."""

@@ -229,8 +229,8 @@ class HttpFrontend:
         return other_member(failed, tried, head, ip, sent)
 
     def refuse_unknown(self, exchange: HttpExchange, head: RequestHead) -> None:
-        """No route: 404, or 503 when the host is known and its client is away."""
-        if self.router.knows(head.host) and not self._frp_errors:
+        """No route: 404, or 503 when there was one and its client is away."""
+        if self.router.misses(head.host, head.path, head.user) and not self._frp_errors:
             away = "no client serves this host at the moment"
             exchange.refuse(503, away, stage="route", extra=_RETRY_AFTER)
         else:

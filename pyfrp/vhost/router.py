@@ -14,21 +14,24 @@ from pyfrp.errors import RefusedError
 
 T = TypeVar("T")
 
-# Hosts remembered after their last route went, to answer 503 instead of 404.
-MAX_KNOWN_HOSTS = 10_000
+# Routes remembered after they went, to answer 503 instead of 404.
+MAX_KNOWN = 10_000
 
 
 class Router(Generic[T]):
     """Routes of one kind of vhost.
 
-    Domains are compared in lower case. A route is (domain, location, user).
+    Domains are compared in lower case, IPv6 addresses without the brackets that they have in a
+    URL. A route is (domain, location, user).
     """
 
     def __init__(self) -> None:
         # domain -> user -> routes in descending order of location, which puts the longest match
         # first.
         self._domains: dict[str, dict[str, list[tuple[str, T]]]] = {}
-        self._known: dict[str, None] = {}
+        # Every route there was: domain -> (location, user), and all of them, oldest first.
+        self._known: dict[str, dict[tuple[str, str], None]] = {}
+        self._ever: dict[tuple[str, str, str], None] = {}
 
     def add(self, domain: str, location: str, user: str, target: T) -> None:
         """Add a route.
@@ -36,19 +39,28 @@ class Router(Generic[T]):
         Raises:
             RefusedError: with frp's text, when the same route exists.
         """
-        domain = domain.lower()
+        domain = _key(domain)
         routes = self._domains.setdefault(domain, {}).setdefault(user, [])
         if any(known == location for known, _ in routes):
             raise RefusedError("router config conflict")
         routes.append((location, target))
         routes.sort(key=lambda route: route[0], reverse=True)
-        self._known[domain] = None
-        if len(self._known) > MAX_KNOWN_HOSTS:
-            del self._known[next(iter(self._known))]
+        self._remember(domain, location, user)
+
+    def _remember(self, domain: str, location: str, user: str) -> None:
+        self._known.setdefault(domain, {})[location, user] = None
+        self._ever[domain, location, user] = None
+        if len(self._ever) > MAX_KNOWN:
+            oldest = next(iter(self._ever))
+            del self._ever[oldest]
+            places = self._known[oldest[0]]
+            del places[oldest[1:]]
+            if not places:
+                del self._known[oldest[0]]
 
     def remove(self, domain: str, location: str, user: str) -> None:
         """Remove a route that `add` accepted."""
-        domain = domain.lower()
+        domain = _key(domain)
         users = self._domains[domain]
         users[user] = [route for route in users[user] if route[0] != location]
         if not users[user]:
@@ -86,6 +98,18 @@ class Router(Generic[T]):
     def knows(self, host: str) -> bool:
         """Whether `host` has, or since the start once had, a route."""
         return host in self._known or any(domain in self._known for domain in wildcards(host))
+
+    def misses(self, host: str, path: str, user: str) -> bool:
+        """Whether a route that has gone would take a request for which `find` has none."""
+        return any(
+            path.startswith(location) and known_user in (user, "")
+            for domain in (host, *wildcards(host))
+            for location, known_user in self._known.get(domain, ())
+        )
+
+
+def _key(domain: str) -> str:
+    return domain.lower().strip("[]")
 
 
 def wildcards(host: str) -> Iterator[str]:

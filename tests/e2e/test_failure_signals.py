@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -70,6 +71,23 @@ async def _streaming(
 
 
 # --- the end, asked for -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+async def test_systemd_is_told_how_long_the_end_may_take(tmp_path: Path, role: Role) -> None:
+    """Its unit gives 45 s, after which it kills; the file may give open answers more."""
+    long = {"shutdownTimeout": 300}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        loop = asyncio.get_running_loop()
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        async with office(tmp_path, server=long, client=long, env=env) as scene:
+            await within(loop.sock_recv(systemd, 1000), 5, "READY of one")
+            await within(loop.sock_recv(systemd, 1000), 5, "READY of the other")
+            assert await side(scene, role).terminate() == 0
+            told = await within(loop.sock_recv(systemd, 1000), 5, "STOPPING")
+            assert told == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=360000000"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

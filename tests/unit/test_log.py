@@ -69,12 +69,15 @@ def names(folder):
 def test_line_has_frps_format(lines, clock):
     clock.now = NOON + 0.8501
     log.get_logger().bind(run_id="2b63", proxy="web").info("proxy started", remote_port=6000)
-    (line,) = lines()
+    log.get_logger().info("nobody serves this", proxy="", host="")
+    line, empty = lines()
     assert re.fullmatch(
         r"2026-11-22 12:00:00\.850 \[I\] \[unit/test_log\.py:\d+\] \[2b63\] \[web\] "
         r"proxy started remote_port=6000",
         line,
     )
+    assert empty.endswith('] nobody serves this host=""')
+    assert "[]" not in empty
 
 
 def test_each_level_has_its_letter(lines):

@@ -273,6 +273,8 @@ def test_install_upgrade_and_uninstall_of_both_sides_below_a_root(tmp_path: Path
         (["--purge"], "--uninstall"),
         (["--root"], "directory"),
         (["--port", "web"], "port number"),
+        (["--port", "70000"], "port number"),
+        (["--local-port", "0"], "port number"),
         (["--server"], "value"),
     ],
 )
@@ -280,6 +282,16 @@ def test_installer_refuses_a_wrong_option_before_it_does_anything(words: list[st
     done = run(ROOT / "scripts/install-frpc.sh", *words)
     assert done.returncode == 1
     assert reason in done.stderr
+
+
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_check_script_reads_both_kinds_of_strings_of_toml(quote: str, tmp_path: Path):
+    (tmp_path / "frps.toml").write_text("bindPort=1 # one\nvhostHTTPPort = 2\n")
+    words = "serverAddr = 'localhost'  # here\ncustomDomains = [ 'a.test', 'b.test' ]\n"
+    (tmp_path / "frpc.toml").write_text(words.replace("'", quote))
+    done = run(ROOT / "scripts/test-frp.sh", "client", FRP_ETC=str(tmp_path))
+    assert "nothing accepts at localhost:1 " in done.stdout
+    assert "no HTTP answer from localhost:2 " in done.stdout
 
 
 def test_environment_script_says_what_is_missing():

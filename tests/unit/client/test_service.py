@@ -148,6 +148,16 @@ async def test_users_who_say_all_they_have_at_once_lose_nothing(loop_kind, mux, 
             await until(lambda: not server.bridges, "the bridges to close")
 
 
+async def test_a_certificate_that_cannot_be_kept_is_warned_about(monkeypatch, tmp_path, quick):
+    """Clients that pin it would be locked out by the next start, and nothing would say why."""
+    async with serving(free_port()):
+        assert not quick.events("warning")
+    (tmp_path / "state").write_text("in the way")
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    async with serving(free_port()):
+        assert quick.has("the tls certificate is a new one at each start", "warning")
+
+
 async def test_a_client_comes_back_with_its_run_id_and_its_proxies(loop_kind, quick):
     port, remote = free_port(), free_port()
     async with service() as local:
@@ -255,7 +265,8 @@ async def test_sessions_that_keep_ending_are_not_retried_in_a_rush(loop_kind, mo
 
 
 async def test_a_proxy_that_does_not_know_us_is_asked_rarely(loop_kind, monkeypatch, quick):
-    client = Client(client_of(free_port(), loginFailExit=False))
+    told = []
+    client = Client(client_of(free_port(), loginFailExit=False), on_wait=told.append)
     answers = [ProxyError("wrong", 407)] * 4 + [ProxyError("away", 502), NoWay("none", 407)]
     pauses = []
 
@@ -275,6 +286,8 @@ async def test_a_proxy_that_does_not_know_us_is_asked_rarely(loop_kind, monkeypa
         *(False, False),
     ]
     assert quick.has("many wrong passwords lock an account", "warning")
+    # Who starts us anew because we are not ready would have us ask at once.
+    assert told == [module.UNKNOWN_PAUSE_S] * 2
 
 
 async def test_a_stopped_client_lets_its_users_finish(loop_kind):

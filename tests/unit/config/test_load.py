@@ -304,6 +304,34 @@ def test_a_limit_that_the_server_cannot_keep_is_warned_about() -> None:
     assert warning.startswith("proxy a: a bandwidthLimit of an xtcp proxy is kept by the client")
 
 
+@pytest.mark.parametrize("kind", ["http", "https", "tcpmux"])
+@pytest.mark.parametrize(
+    "domain",
+    [
+        *("llm.local:8081", "http://llm.local", "llm.local/v1", "llm.local.", " llm.local", ""),
+        *("b\u00fccher.example", "a..b", "*.local", "a.*.b", "*.*.b.c", "a*.b.c"),
+    ],
+)
+def test_a_domain_that_no_request_can_name_is_warned_about(kind: str, domain: str) -> None:
+    proxy = {"name": "web", "type": kind, "localPort": 1, "customDomains": ["ok.example", domain]}
+    if kind == "tcpmux":
+        proxy["multiplexer"] = "httpconnect"
+    (warning,) = client_from_dict({"auth": {"token": "x"}, "proxies": [proxy]}).warnings
+    assert warning.startswith(f'proxy web: no request can name the domain "{domain}"')
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        *("llm.local", "LLM.Local", "llm", "*", "*.example.com", "xn--bcher-kva.example", "a_b.c"),
+        *("203.0.113.7", "::1", "2001:db8::7", "[2001:db8::7]"),
+    ],
+)
+def test_other_domains_are_not_warned_about(domain: str) -> None:
+    proxy = {"name": "web", "type": "http", "localPort": 1, "customDomains": [domain]}
+    assert client_from_dict({"auth": {"token": "x"}, "proxies": [proxy]}).warnings == []
+
+
 def test_an_empty_port_range_is_warned_about() -> None:
     cfg = server_from_dict({"auth": {"token": "x"}, "allowPorts": [{"start": 5, "end": 4}]})
     (warning,) = cfg.warnings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from contextlib import asynccontextmanager
 
 import pytest
@@ -90,6 +91,20 @@ async def test_an_end_closes_both_where_one_of_them_cannot_end_one_way(near, far
     assert scene.service_reader.events == ["data", "eof"]
     assert scene.near.is_closing()
     assert scene.far.is_closing()
+    assert scene.closed == [scene.bridge]
+
+
+async def test_the_end_of_one_direction_may_find_the_other_end_reset(monkeypatch):
+    """asyncio's own loops say so at once, before they report the loss; uvloop does not."""
+
+    def refuse():
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    scene = Bridged().start()
+    monkeypatch.setattr(scene.far, "write_eof", refuse)
+    assert scene.bridge.near.eof_received()
+    scene.far.lose(ConnectionResetError("reset"))
+    await turns()
     assert scene.closed == [scene.bridge]
 
 

@@ -373,6 +373,7 @@ def test_generated_certificate_is_kept_with_tight_modes(state):
     first = certs.server_context("", "", "", state_dir=state)
     second = certs.server_context("", "", "", state_dir=state)
     assert first.generated
+    assert (first.change, second.change) == ("", "")
     assert first.certificate == state / "server-tls.pem"
     assert first.fingerprint == second.fingerprint
     assert re.fullmatch(r"([0-9A-F]{2}:){31}[0-9A-F]{2}", first.fingerprint)
@@ -411,8 +412,11 @@ def test_kept_file_that_is_damaged_is_replaced(state, content):
     state.mkdir()
     path = state / certs.GENERATED_FILE
     path.write_bytes(content)
-    fingerprint = certs.server_context("", "", "", state_dir=state).fingerprint
-    assert certs.server_context("", "", "", state_dir=state).fingerprint == fingerprint
+    first = certs.server_context("", "", "", state_dir=state)
+    assert first.change.startswith(f"the tls certificate kept in {path} was damaged or expired")
+    second = certs.server_context("", "", "", state_dir=state)
+    assert second.fingerprint == first.fingerprint
+    assert second.change == ""
     assert os.listdir(state) == ["server-tls.pem"]
 
 
@@ -462,7 +466,16 @@ def in_memory(state) -> certs.ServerContext:
 
 
 def test_without_a_place_to_keep_it_the_certificate_lives_in_memory(state):
-    in_memory(state)
+    change = in_memory(state).change
+    assert "a new one at each start" in change
+    assert f"it cannot be kept in {state} (file exists)" in change
+
+
+def test_without_a_home_the_certificate_lives_in_memory(monkeypatch):
+    monkeypatch.setattr(certs, "default_state_dir", lambda: None)
+    context = certs.server_context("", "", "")
+    assert context.certificate is None
+    assert "it cannot be kept (there is no home directory)" in context.change
 
 
 def test_without_memory_files_a_temporary_one_is_used_and_removed(state, monkeypatch, tmp_path):

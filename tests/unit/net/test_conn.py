@@ -89,6 +89,22 @@ async def test_a_reset_ends_the_reading_and_says_why():
         await read(conn)
 
 
+@pytest.mark.parametrize("how", ["reset", "closed"])
+async def test_a_connection_that_is_lost_before_its_conversation_ends_that(how):
+    """A new connection may end in the turn in which it is handed over; nobody else is told."""
+    near, far = memory_pair()
+    near.set_protocol(asyncio.Protocol())
+    if how == "reset":
+        far.abort()
+    else:
+        near.close()
+    await turns()
+    conn = MessageConn(near)
+    conn.begin(NewWorkConn(run_id="r"))
+    with pytest.raises(PeerClosed):
+        await read(conn)
+
+
 async def test_a_closed_conversation_reads_no_more():
     conn, near, _ = conversing()
     conn.close()

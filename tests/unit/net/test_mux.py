@@ -537,6 +537,36 @@ async def test_a_lost_link_says_why():
     assert "reset by the far end" in str(side.lost[0])
 
 
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (lambda near, far, mux: far.abort(), "the link was lost: reset by the far end"),
+        (lambda near, far, mux: far.close(), "the peer closed the link"),
+        (lambda near, far, mux: near.lose(None), "the link was closed"),
+        (lambda near, far, mux: mux.close(), "the link was closed"),
+        (lambda near, far, mux: mux.abort(MuxError("no sign of life")), "no sign of life"),
+    ],
+)
+async def test_streams_are_told_why_their_link_is_gone(end, words):
+    """What ended a session is what the log of a client says of it."""
+    near, far = memory_pair()
+    side = MuxSide(near)
+    side.start(client=True, keepalive_s=0)
+    _, reader = side.open()
+    end(near, far, side.mux)
+    await turns()
+    assert [(type(exc), str(exc)) for exc in reader.lost] == [(ConnectionResetError, words)]
+
+
+async def test_a_stream_that_its_peer_resets_says_so():
+    async with mux_pair() as (client, server):
+        stream, reader = client.open()
+        stream.write(b"x")
+        far, _ = await server.accepted()
+        far.abort()
+        assert str(await reader.until_lost()) == "the stream was reset"
+
+
 async def test_a_link_that_is_just_gone_says_so():
     near, _ = memory_pair()
     side = MuxSide(near)

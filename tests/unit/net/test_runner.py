@@ -142,9 +142,21 @@ async def test_systemd_is_told_of_readiness_and_of_the_end(notified, monkeypatch
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
     notifier = runner.Notifier()
     notifier.ready()
-    notifier.stopping()
+    notifier.stopping(0.0)
     notifier.close()
-    assert notified() == ["READY=1", "STOPPING=1"]
+    [ready, stopping] = notified()
+    assert ready == "READY=1"
+    assert stopping.splitlines()[0] == "STOPPING=1"
+
+
+async def test_systemd_is_asked_for_the_time_that_is_needed(notified):
+    notifier = runner.Notifier()
+    notifier.extend(600.0)
+    notifier.stopping(300.0)
+    assert notified() == [
+        f"EXTEND_TIMEOUT_USEC={660 * 1_000_000}",
+        f"STOPPING=1\nEXTEND_TIMEOUT_USEC={360 * 1_000_000}",
+    ]
 
 
 async def test_the_watchdog_is_fed_at_half_its_time_until_the_end(notified, monkeypatch):

@@ -458,13 +458,14 @@ async def test_work_connections_with_a_wrong_key_are_told(monkeypatch):
 
 
 @both
-async def test_a_pool_that_is_full_closes_what_comes(monkeypatch, settings):
+async def test_a_pool_that_is_full_closes_what_comes_without_an_error(monkeypatch, settings):
     async with office(monkeypatch, **settings) as o:
         peer = await o.login(pool_count=1)
         works = [await peer.bring() for _ in range(13)]
         ended = [await work.ended() for work in works]
         assert ended == [False] * 11 + [True] * 2
-        assert works[-1].refusal == "work connection pool is full, discarding"
+        # A burst of callers brings some too many; clients would log each as an error.
+        assert not any(work.refusal for work in works)
 
 
 async def test_a_work_connection_that_goes_on_talking_is_closed(monkeypatch):

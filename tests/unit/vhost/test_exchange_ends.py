@@ -94,6 +94,21 @@ async def test_an_idle_caller_is_closed_after_a_while():
         assert served.sent == b""
 
 
+async def test_a_refused_caller_may_be_gone_already(monkeypatch):
+    """asyncio's own loops say so at once, before they report the loss; uvloop does not."""
+    async with vhost() as v:
+        caller = v.call()
+
+        def refuse():
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+        monkeypatch.setattr(caller, "write_eof", refuse)
+        caller.feed(post(b"upload").replace(HOST.encode(), b"nobody.test")[:-1])
+        assert split_answers(caller.sent)[0][0] == 404
+        caller.lose(ConnectionResetError())
+        assert len(v.frontend) == 0
+
+
 async def test_a_head_that_trickles_in_is_refused_in_time():
     async with vhost() as v:
         caller = v.call()

@@ -60,6 +60,15 @@ def test_requests_are_routed_as_by_frp(router, host, path, user, found):
     assert router.find(host, path, user) == found
 
 
+def test_an_ipv6_address_may_have_the_brackets_of_a_url():
+    router: Router[str] = Router()
+    router.add("[2001:DB8::7]", "", "", "six")
+    assert router.find("2001:db8::7", "/", "") == "six"
+    assert router.knows("2001:db8::7")
+    router.remove("[2001:DB8::7]", "", "")
+    assert router.find("2001:db8::7", "/", "") is None
+
+
 @pytest.mark.parametrize(
     ("host", "domains"),
     [
@@ -107,8 +116,38 @@ def test_a_route_for_all_hosts_makes_all_hosts_known(router):
     assert router.knows("never.seen.test")
 
 
+def test_a_request_is_missed_by_the_routes_that_would_have_taken_it():
+    router: Router[str] = Router()
+    for location, user in (("/v1", ""), ("/v2", ""), ("", "ann")):
+        router.add("llm.test.example", location, user, "x")
+    router.add("*.b.example.com", "/w", "", "x")
+    # All of them are there: whatever finds none was never served.
+    assert not router.misses("llm.test.example", "/other", "")
+    assert not router.misses("llm.test.example", "/other", "bob")
+    assert not router.misses("z.b.example.com", "/", "")
+    router.remove("llm.test.example", "/v2", "")
+    assert router.misses("llm.test.example", "/v2/models", "")
+    assert not router.misses("llm.test.example", "/other", "")
+    router.remove("llm.test.example", "", "ann")
+    assert router.misses("llm.test.example", "/other", "ann")
+    assert not router.misses("llm.test.example", "/other", "bob")
+    router.remove("*.b.example.com", "/w", "")
+    assert router.misses("z.b.example.com", "/w", "")
+    assert not router.misses("z.other.example.com", "/w", "")
+
+
+def test_only_so_many_routes_are_remembered(monkeypatch):
+    monkeypatch.setattr(module, "MAX_KNOWN", 3)
+    router: Router[str] = Router()
+    for number in range(10):
+        router.add("llm.test", f"/{number}", "", "x")
+        router.remove("llm.test", f"/{number}", "")
+    missed = [router.misses("llm.test", f"/{number}", "") for number in range(10)]
+    assert missed == [False] * 7 + [True] * 3
+
+
 def test_only_so_many_hosts_are_remembered(monkeypatch):
-    monkeypatch.setattr(module, "MAX_KNOWN_HOSTS", 3)
+    monkeypatch.setattr(module, "MAX_KNOWN", 3)
     router: Router[str] = Router()
     for number in range(10):
         router.add(f"host{number}.test", "", "", "x")
