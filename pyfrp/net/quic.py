@@ -121,7 +121,7 @@ class QuicSession:
         self._limit = self.loop.call_later(HANDSHAKE_S, self._too_slow)
         self._connection: Connection | None = None
         if self._client or origin is not None:
-            self._connection = Connection(setup, self._streams, **origin or {})
+            self._connection = Connection(setup, **origin or {})
         if self._client:
             self.connection.connect(peer, now=self.loop.time())
             self.flush()
@@ -213,9 +213,7 @@ class QuicSession:
         meant_for = first_of_client(data)
         if meant_for is None:
             return False
-        self._connection = Connection(
-            self._setup, self._streams, original_destination_connection_id=meant_for
-        )
+        self._connection = Connection(self._setup, original_destination_connection_id=meant_for)
         return True
 
     def _is_reset(self, data: bytes) -> bool:
@@ -340,9 +338,10 @@ class QuicSession:
             return
         self._transmit()
         self._read_events()  # What was sent may have told the peer of connection ids.
-        for stream in list(self._watched):
-            if not stream.sent():
-                self._watched.discard(stream)
+        if self._watched:
+            for stream in list(self._watched):
+                if not stream.sent():
+                    self._watched.discard(stream)
         if self.ended.done():
             return
         when = self.connection.get_timer()
