@@ -79,6 +79,8 @@ class QuicSession:
         on_stream: Called with each stream that the peer opens, paused; None to refuse them.
         report: Called with an exception that escaped a stream's reader, and what it was.
         origin: For `Connection`, of a server whose first datagram was looked at already.
+        largest: Bytes of a datagram to try at most, where the socket sends whole what is larger
+            than DATAGRAM.
 
     Attributes:
         ended: Settled with the reason when the connection is gone.
@@ -95,6 +97,7 @@ class QuicSession:
         on_stream: Callable[[QuicStream], None] | None,
         report: Callable[[BaseException, str], None],
         origin: dict[str, Any] | None = None,
+        largest: int = 0,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.info = info
@@ -121,7 +124,7 @@ class QuicSession:
         self._limit = self.loop.call_later(HANDSHAKE_S, self._too_slow)
         self._connection: Connection | None = None
         if self._client or origin is not None:
-            self._connection = Connection(setup, **origin or {})
+            self._connection = Connection(setup, largest=largest, **origin or {})
         if self._client:
             self.connection.connect(peer, now=self.loop.time())
             self.flush()

@@ -32,6 +32,7 @@ class Connection(Shortcuts, QuicConnection):
     Args:
         setup: Of our side.
         token: Makes the token of a reset from a connection id; a server's.
+        largest: Bytes of a datagram to try at most, if that is more than what passes anywhere.
         options: aioquic's own.
     """
 
@@ -39,9 +40,10 @@ class Connection(Shortcuts, QuicConnection):
         self,
         setup: Setup,
         token: Callable[[bytes], bytes] | None = None,
+        largest: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(configuration=setup.quic, **options)
+        super().__init__(configuration=setup.quic, largest=largest, **options)
         self._asks = setup.trust is not None and not setup.quic.is_client
         self._token_for = token
         self._mark()

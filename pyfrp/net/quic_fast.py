@@ -57,8 +57,8 @@ class Shortcuts(Outgoing):
         start = 1 + len(self.host_cid)
         if path.addr != addr or not path.is_validated or data[1:start] != self.host_cid:
             return False
-        space: Any = self._spaces[Epoch.ONE_RTT]
-        crypto: Any = self._cryptos[Epoch.ONE_RTT].recv
+        space: Any = self._space
+        crypto = self._crypto.recv
         sample = data[start + 4 : start + 20]  # RFC 9001, 5.4.2
         if len(sample) < 16 or len(space.ack_queue) > _MAX_RANGES:
             return False
@@ -163,9 +163,8 @@ class Shortcuts(Outgoing):
         if number > self._spin_highest_pn:
             self._spin_bit = bool(first & 0x20) != self._is_client
             self._spin_highest_pn = number
-        if now != space.largest_received_time or self._ack_eliciting_sent_since_receipt:
-            self._close_at = now + self._idle_timeout()
-            self._ack_eliciting_sent_since_receipt = False
+        self._ack_eliciting_sent_since_receipt = False
+        self._is_not_idle(now)
         self._gap = self._gap or number != space.largest_received_packet + 1
         space.largest_received_packet = number
         space.largest_received_time = now

@@ -12,10 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # aioquic does not say so
+from aioquic.quic.congestion.base import K_INITIAL_WINDOW, K_MINIMUM_WINDOW
 from aioquic.quic.connection import QuicConnectionState
-from aioquic.quic.packet import QuicPacketType
-from aioquic.quic.packet_builder import QuicSentPacket
+from aioquic.quic.packet import QuicPacketType, pull_quic_transport_parameters
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
 from aioquic.tls import Epoch
+
+from pyfrp.net.quic_path import PathSize
 
 if TYPE_CHECKING:
     from aioquic.quic.connection import QuicConnection as Base
@@ -35,7 +39,12 @@ _HEADER = 3  # Of a short packet, without the connection id.
 _ACK, _PING = 0x02, b"\x01"
 # STREAM, with an offset and with or without a length.
 _WORD, _FULL = b"\x0e", b"\x0c"
+_OFFSET, _LENGTH = 8, 4  # Bytes that these take at most; in a full packet the offset always.
+# An acknowledgement travels with words if it has no more ranges, and so no more bytes, than this.
+_FEW_RANGES, _ACK_SIZE = 4, 96
 _EARLIER_S = 0.000_1
+# The idle timeout begins anew with what comes and goes, to within this.
+_IDLE_STEP_S = 0.05
 
 
 class Outgoing(Base):
@@ -47,8 +56,9 @@ class Outgoing(Base):
     _short: bool
     """Whether aioquic is of the series whose insides this knows."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, largest: int, **options: Any) -> None:
         super().__init__(**options)
+        self._sizes = PathSize(self._max_datagram_size, largest if self._short else 0)
         self._queued: set[Any] = set()
         self._unacked = self._unacked_bytes = 0
         """What has come and wants an acknowledgement, since one was sent."""
@@ -56,18 +66,31 @@ class Outgoing(Base):
         """Whether some of it came out of order."""
         self._alone = 0
         """Acknowledgements sent since anything else was."""
+        self._idle_from = 0.0
+        self._ids_wait = True
         if self._short:
             self._streams = _Streams(self)
-            usual = self._loss._on_packets_lost
+            self._on_packets_lost = self._loss._on_packets_lost
+            self._loss._on_packets_lost = self._on_lost  # type: ignore[method-assign]  # its own
 
-            def on_packets_lost(*, packets: Iterable[Any], **more: Any) -> None:
-                lost = tuple(packets)
-                usual(packets=lost, **more)
-                if lost:  # Whatever they were about has to be said again.
-                    for stream in dict.values(self._streams):
-                        self._look_after(stream)
+    def _on_lost(self, *, packets: Iterable[Any], now: float, space: Any, **more: Any) -> None:
+        """Whatever they were about has to be said again."""
+        lost = tuple(packets)
+        tries = [packet for packet in lost if self._is_try(packet)]
+        if tries:  # It was their size, and no congestion.
+            lost = tuple(packet for packet in lost if packet not in tries)
+            self._on_packets_lost(packets=tries, now=now, space=space, congestion_event=False)
+        self._on_packets_lost(packets=lost, now=now, space=space, **more)
+        if lost:
+            for stream in dict.values(self._streams):
+                self._look_after(stream)
 
-            self._loss._on_packets_lost = on_packets_lost  # type: ignore[method-assign]  # its own
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        # An epoch is slow to look up.
+        self._space: Any = self._spaces[Epoch.ONE_RTT]
+        self._crypto: Any = self._cryptos[Epoch.ONE_RTT]
+        self._crypto_stream = self._crypto_streams[Epoch.ONE_RTT]
 
     # -- streams that are not at rest ----------------------------------------------------------
 
@@ -126,12 +149,12 @@ class Outgoing(Base):
             and len(paths) == 1
             and paths[0].is_validated
             and self._remote_preferred_address is None
-            and not self._cryptos[Epoch.ONE_RTT]._update_key_requested
+            and not self._crypto._update_key_requested
         )
 
     def _write_application(self, builder: Any, network_path: Any, now: float) -> None:
         """aioquic's way."""
-        space = self._spaces[Epoch.ONE_RTT]
+        space = self._space
         if space.ack_at is not None and (self._has_come_enough(space) or self._has_data()):
             space.ack_at = min(space.ack_at, now - _EARLIER_S)
         try:
@@ -141,6 +164,15 @@ class Outgoing(Base):
                 self._acknowledged()
             if self._short:
                 self._settle()
+                self._ids_wait = not all(known.was_sent for known in self._host_cids)
+
+    def _replenish_connection_ids(self) -> None:
+        super()._replenish_connection_ids()
+        self._ids_wait = True
+
+    def _on_new_connection_id_delivery(self, delivery: QuicDeliveryState, known: Any) -> None:
+        super()._on_new_connection_id_delivery(delivery, known)
+        self._ids_wait = True
 
     def _has_data(self) -> bool:
         return any(not stream.sender.buffer_is_empty for stream in self._streams_queue)
@@ -161,20 +193,22 @@ class Outgoing(Base):
                 or self._ping_pending
                 or self._datagrams_pending
             )
-            or not self._crypto_streams[Epoch.ONE_RTT].sender.buffer_is_empty
-            or not all(known.was_sent for known in self._host_cids)
+            or not self._crypto_stream.sender.buffer_is_empty
+            or self._ids_wait
         )
 
     def _write_plain(self, now: float) -> list[bytes]:
         """Make packets of acknowledgements and of bytes of streams."""
         out: list[bytes] = []
-        space = self._spaces[Epoch.ONE_RTT]
+        space = self._space
         if self._streams_queue:
             while self._write_words(out, space, now):
                 pass
             if self._write_full(out, space, now):
                 while self._write_words(out, space, now):
                     pass
+                if size := self._sizes.to_try(len(out)):
+                    self._try(out, space, size, now)
             self._settle()
         if space.ack_at is not None and (space.ack_at <= now or self._has_come_enough(space)):
             frames, handlers = [self._ack(space, now)], []
@@ -191,18 +225,16 @@ class Outgoing(Base):
     def _write_words(self, out: list[bytes], space: Any, now: float) -> bool:
         """Write a packet of what little there is of each stream; whether it was too small."""
         control = self._loss._cc
-        left = (
-            min(self._max_datagram_size, control.congestion_window - control.bytes_in_flight)
-            - (_HEADER + _TAG)
-            - len(self._peer_cid.cid)
-        )
         full = self._max_datagram_size - _HEADER - _TAG - len(self._peer_cid.cid)
-        acknowledges = space.ack_at is not None
+        room = control.congestion_window - control.bytes_in_flight - self._max_datagram_size
+        left = full + min(room, 0)
+        acknowledges = space.ack_at is not None and len(space.ack_queue) <= _FEW_RANGES
         if acknowledges:
-            left -= 32 + 16 * len(space.ack_queue)
+            left -= _ACK_SIZE
         frames: list[Any] = []
         handlers: list[Any] = []
         overflow = False
+        stream: Any
         for stream in self._streams_queue:
             sender = stream.sender
             if (
@@ -221,22 +253,24 @@ class Outgoing(Base):
                 stream.max_stream_data_remote,
                 sender.highest_offset + self._remote_max_data - self._remote_max_data_used,
             )
-            named = _WORD + packed(stream.stream_id) + packed(start) + packed(max(end - start, 0))
-            size = len(named) + end - start
-            if end <= start or size > full - 64:
+            named = _WORD + packed(stream.stream_id)
+            if end <= start or end - start >= full - len(named) - _OFFSET:
                 continue
-            if size > left:
+            named += packed(start)
+            if len(named) + _LENGTH + end - start > left:
                 overflow = True
-                continue
+                if frames or room < 0:
+                    continue
+                end = start + left - len(named) - _LENGTH
             if not frames:
                 self._pacing_at = self._loss._pacer.next_send_time(now=now)
                 if self._pacing_at is not None:
                     return False
             base = sender._buffer_start
-            frames.append(named)
+            frames.append(named + packed(end - start))
             frames.append(sender._buffer[start - base : end - base])
             handlers.append((sender.on_data_delivery, (start, end, False)))
-            left -= size
+            left -= len(named) + _LENGTH + end - start
             self._sent(sender, start, end)
             if len(sender._pending):
                 overflow = True
@@ -276,10 +310,12 @@ class Outgoing(Base):
             sender.highest_offset + self._remote_max_data - self._remote_max_data_used,
         )
         named = _FULL + packed(stream.stream_id)
-        # The offset takes eight bytes whatever it is.
-        size = self._max_datagram_size - _HEADER - _TAG - len(self._peer_cid.cid) - len(named) - 8
-        control, pacer, base = self._loss._cc, self._loss._pacer, sender._buffer_start
+        full = self._max_datagram_size - _HEADER - _TAG - len(self._peer_cid.cid)
+        size = full - len(named) - _OFFSET
+        control, base = self._loss._cc, sender._buffer_start
+        pacer: Any = self._loss._pacer
         most = min(limit, start + _TURN * size)
+        large = self._max_datagram_size > self._configuration.max_datagram_size
         while (
             most - at >= size
             and control.congestion_window - control.bytes_in_flight >= self._max_datagram_size
@@ -295,7 +331,9 @@ class Outgoing(Base):
                     sender._buffer[at - base : end - base],
                 )
             )
-            handlers = [(sender.on_data_delivery, (at, end, False))]
+            handlers: list[Any] = [(sender.on_data_delivery, (at, end, False))]
+            if large:
+                handlers.append((self._on_large, (self._max_datagram_size,)))
             self._emit(out, space, plain, handlers, now, asks=True)
             pacer.update_after_send(now=now)
             at = end
@@ -327,7 +365,7 @@ class Outgoing(Base):
         Args:
             asks: Whether the peer has to acknowledge it.
         """
-        crypto: Any = self._cryptos[Epoch.ONE_RTT].send
+        crypto = self._crypto.send
         number = self._packet_number
         first = 0x41 | self._spin_bit << 5 | crypto.key_phase << 2
         cid, shown = self._peer_cid.cid, number & 0xFFFF
@@ -351,9 +389,57 @@ class Outgoing(Base):
         out.append(datagram)
         if asks:
             self._alone = 0
-            if not self._ack_eliciting_sent_since_receipt:  # RFC 9000, 10.1.
-                self._close_at = now + self._idle_timeout()
+            if not self._ack_eliciting_sent_since_receipt:
                 self._ack_eliciting_sent_since_receipt = True
+                self._is_not_idle(now)
+
+    def _is_not_idle(self, now: float) -> None:
+        """Source: RFC 9000, 10.1."""
+        if now - self._idle_from > _IDLE_STEP_S:
+            self._idle_from = now
+            self._close_at = now + self._idle_timeout()
+
+    # -- how large they may be -----------------------------------------------------------------
+
+    def _try(self, out: list[bytes], space: Any, size: int, now: float) -> None:
+        """See whether a datagram of a size arrives."""
+        padding = bytes(size - _HEADER - len(self._peer_cid.cid) - len(_PING) - _TAG)
+        self._emit(out, space, _PING + padding, [(self._on_tried, (size,))], now, asks=True)
+
+    def _is_try(self, packet: Any) -> bool:
+        return any(handler == self._on_tried for handler, _ in packet.delivery_handlers)
+
+    def _on_tried(self, delivery: QuicDeliveryState, size: int) -> None:
+        self._sizes.tried(size, arrived=delivery is QuicDeliveryState.ACKED)
+        self._resize()
+
+    def _on_large(self, delivery: QuicDeliveryState, size: int) -> None:
+        if self._sizes.went(size, arrived=delivery is QuicDeliveryState.ACKED):
+            self._resize()
+
+    def _resize(self) -> None:
+        size, control = self._sizes.size, self._loss._cc
+        if size != self._max_datagram_size:
+            self._max_datagram_size = self._loss._pacer._max_datagram_size = size
+            control._max_datagram_size = control.additive_increase_factor = size  # type: ignore[attr-defined]  # cubic's
+            least = K_MINIMUM_WINDOW if control.ssthresh is not None else K_INITIAL_WINDOW
+            control.congestion_window = max(control.congestion_window, least * size)
+
+    def _send_probe(self) -> None:
+        super()._send_probe()
+        if self._loss._pto_count > 1 and self._sizes.give_up():  # Nothing arrives any more.
+            self._resize()
+
+    def _add_network_path(self, network_path: Any) -> None:
+        super()._add_network_path(network_path)
+        if self._sizes.give_up():
+            self._resize()
+
+    def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
+        super()._parse_transport_parameters(data, from_session_ticket)
+        told = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size
+        if told is not None:
+            self._sizes.bound(told)
 
     # -- acknowledgements ----------------------------------------------------------------------
 
@@ -398,7 +484,7 @@ class Outgoing(Base):
     def get_timer(self) -> float | None:
         if not (self._short and self._is_plain()):
             return super().get_timer()
-        space, loss = self._spaces[Epoch.ONE_RTT], self._loss
+        space, loss = self._space, self._loss
         at: float = self._close_at  # type: ignore[assignment]  # It is set from the start.
         if space.ack_at is not None and space.ack_at < at:
             at = space.ack_at
