@@ -189,6 +189,14 @@ class QuicSession:
 
     # -- what the socket brings ----------------------------------------------------------------
 
+    def datagrams_received(self, datagrams: list[bytes], source: Address | None = None) -> None:
+        """What came at once. See `datagram_received`."""
+        self._flushing = True  # It is now that all of it is answered.
+        for data in datagrams:
+            self.datagram_received(data, source)
+        self._flushing = False
+        self.flush()
+
     def datagram_received(self, data: bytes, source: Address | None = None) -> None:
         """Args: source: The sender, where that is not sure to be the peer's known address."""
         if self.ended.done() or (self._connection is None and not self._accept(data)):
@@ -340,7 +348,8 @@ class QuicSession:
         if self.ended.done():
             return
         self._transmit()
-        self._read_events()  # What was sent may have told the peer of connection ids.
+        if self.connection.has_events:  # What was sent may have told of connection ids.
+            self._read_events()
         if self._watched:
             for stream in list(self._watched):
                 if not stream.sent():

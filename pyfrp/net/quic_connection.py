@@ -64,6 +64,11 @@ class Connection(Shortcuts, QuicConnection):
             self._configuration.is_client
         )
 
+    @property
+    def has_events(self) -> bool:
+        """Whether there is a next event."""
+        return bool(self._events)
+
     # -- certificates --------------------------------------------------------------------------
 
     def _initialize(self, peer_cid: bytes) -> None:

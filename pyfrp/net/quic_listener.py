@@ -122,6 +122,16 @@ class Listening:
     # -- what comes ----------------------------------------------------------------------------
 
     def _read_all(self, datagrams: list[bytes], source: Address) -> None:
+        first = datagrams[0]
+        if first and not first[0] & 0x80:
+            # One of a connection's life; what comes with it is nearly always for the same one.
+            named = first[1 : 1 + _ID_SIZE]
+            session = self._by_id.get(named)
+            if session is not None and all(
+                data[1 : 1 + _ID_SIZE] == named and not data[0] & 0x80 for data in datagrams
+            ):
+                session.datagrams_received(datagrams, source)
+                return
         for data in datagrams:
             self._read(data, source)
 

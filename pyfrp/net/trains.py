@@ -253,6 +253,10 @@ class TrainSocket:
 
     def send_many(self, datagrams: Sequence[tuple[bytes, Address]]) -> None:
         """Send each to its address, in this order."""
+        if len(datagrams) == 1:
+            ((data, address),) = datagrams
+            self.send_all([data], address)
+            return
         for address, some in groupby(datagrams, itemgetter(1)):
             self.send_all([data for data, _ in some], address)
 

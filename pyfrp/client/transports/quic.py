@@ -109,8 +109,7 @@ async def _dial(
     sessions: list[QuicSession] = []
 
     def read(datagrams: list[bytes], source: Address) -> None:
-        for data in datagrams:
-            sessions[0].datagram_received(data)
+        sessions[0].datagrams_received(datagrams)
 
     def fail(exc: OSError) -> None:
         if not sessions:
