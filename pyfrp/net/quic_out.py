@@ -121,6 +121,10 @@ class Outgoing(Base):
 
     def _settle(self) -> None:
         """Forget the streams that are at rest."""
+        if all(map(_is_at_rest, self._streams_queue)):
+            self._streams_queue.clear()
+            self._queued.clear()
+            return
         queue = self._streams_queue = [
             stream for stream in self._streams_queue if not _is_at_rest(stream)
         ]
@@ -204,7 +208,7 @@ class Outgoing(Base):
         if self._streams_queue:
             while self._write_words(out, space, now):
                 pass
-            if self._write_full(out, space, now):
+            if self._has_data() and self._write_full(out, space, now):
                 while self._write_words(out, space, now):
                     pass
                 if size := self._sizes.to_try(len(out)):
@@ -345,7 +349,11 @@ class Outgoing(Base):
         return True
 
     def _sent(self, sender: Any, start: int, end: int) -> None:
-        sender._pending.subtract(start, end)
+        pending = sender._pending
+        if pending[0].stop == end:
+            pending.shift()
+        else:
+            pending.subtract(start, end)
         if end > sender.highest_offset:
             self._remote_max_data_used += end - max(start, sender.highest_offset)
             sender.highest_offset = end
