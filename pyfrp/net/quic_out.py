@@ -150,8 +150,8 @@ class Outgoing(Base):
             and self._state is QuicConnectionState.CONNECTED
             and not self._close_pending
             and not self._probe_pending
-            and len(paths) == 1
             and paths[0].is_validated
+            and (len(paths) == 1 or all(map(_is_quiet, paths[1:])))
             and self._remote_preferred_address is None
             and not self._crypto._update_key_requested
         )
@@ -519,14 +519,24 @@ class _Streams(dict[int, Any]):
         return self._owner._streams_queue
 
 
+def _is_quiet(path: Any) -> bool:
+    """Whether there is nothing to say to an address that is not the peer's present one."""
+    return path.is_validated and not path.remote_challenges
+
+
 def _is_at_rest(stream: Any) -> bool:
-    """Whether there is nothing to say about a stream until something happens to it."""
+    """Whether there is nothing to say about a stream until something happens to it.
+
+    Of its end being acknowledged nobody tells, so that until then it is not.
+    """
     sender, receiver = stream.sender, stream.receiver
+    if sender.is_finished:
+        settled = not receiver.is_finished
+    else:
+        settled = sender._buffer_fin is None and sender._reset_error_code is None
     return (
-        sender.buffer_is_empty
-        and sender._buffer_fin is None
-        and sender._reset_error_code is None
-        and receiver._final_size is None
+        settled
+        and sender.buffer_is_empty
         and not receiver.stop_pending
         and not stream.is_blocked
         and stream.max_stream_data_local == stream.max_stream_data_local_sent

@@ -116,9 +116,13 @@ class TrainSender:
                 again = False  # It was said of an earlier datagram; these were not sent for it.
                 continue
             except OSError as exc:
-                if cars == 1 and exc.errno == errno.EMSGSIZE and self._whole:
-                    at += 1  # Too large for our own network already.
-                    continue
+                if cars == 1 and exc.errno == errno.EMSGSIZE and self._whole_above is not None:
+                    if len(datagrams[at]) > self._whole_above:
+                        at += 1  # Too large for our own network already.
+                        continue
+                    if again:
+                        again = False  # It was said of an earlier datagram.
+                        continue
                 if cars == 1 or exc.errno not in _NO_TRAINS:
                     self._on_error(exc)
                     return

@@ -111,6 +111,22 @@ def test_streams_at_rest_are_not_gone_through(monkeypatch):
     assert ends.client._streams_queue == []
 
 
+def test_streams_that_have_ended_one_way_are_at_rest_and_forgotten_in_the_end():
+    ends = Ends()
+    numbers = ends.open(20)
+    for number in numbers:
+        ends.client.send_stream_data(number, b"question", end_stream=True)
+    ends.rest()
+    assert ends.client._streams_queue == [] == ends.server._streams_queue
+    for number in numbers:
+        ends.server.send_stream_data(number, b"answer", end_stream=True)
+    ends.rest()
+    assert not ends.client._streams
+    assert not ends.server._streams
+    assert not ends.client._queued
+    assert not ends.server._queued
+
+
 def test_small_pieces_of_many_streams_share_a_packet(monkeypatch):
     ends = Ends()
     numbers = ends.open(100)
