@@ -24,7 +24,7 @@ from aioquic.quic.events import (
 
 from pyfrp.errors import HandshakeError, LinkError, PeerClosed
 from pyfrp.net import quic_tls
-from pyfrp.net.quic_connection import Connection
+from pyfrp.net.quic_connection import ACK_DELAY_S, Connection
 from pyfrp.net.quic_stream import QuicStream
 from pyfrp.net.quic_tls import ALPN, DATAGRAM, WINDOW, Setup, Untrusted
 
@@ -356,6 +356,9 @@ class QuicSession:
                     self._watched.discard(stream)
         if self.ended.done():
             return
+        soon = self.loop.time() + ACK_DELAY_S
+        if self._timer is not None and self._wake_at <= soon and not self.connection.is_urgent:
+            return  # Whatever has come up since it was set waits for longer.
         when = self.connection.get_timer()
         if self._timer is not None:
             # Not the handle's own: uvloop's of a moment that has passed does not tell it.
@@ -375,6 +378,7 @@ class QuicSession:
     def _wake(self) -> None:
         self._timer = None
         try:
+            self.connection.get_timer()  # It looks again at what the timer is for.
             self.connection.handle_timer(now=self.loop.time())
         except Exception as exc:
             self._failed(exc)

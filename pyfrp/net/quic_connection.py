@@ -69,6 +69,15 @@ class Connection(Shortcuts, QuicConnection):
         """Whether there is a next event."""
         return bool(self._events)
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether a timer may be for sooner than ACK_DELAY_S from now."""
+        return not self._handshake_confirmed or (
+            self._pacing_at is not None
+            or self._space.loss_time is not None
+            or not self._network_paths[0].is_validated
+        )
+
     # -- certificates --------------------------------------------------------------------------
 
     def _initialize(self, peer_cid: bytes) -> None:

@@ -94,14 +94,15 @@ class TrainSender:
         Args:
             control: What else `sendmsg` shall be told; only with an address.
         """
-        if self._whole_above is not None:
+        if self._whole_above is not None and (len(datagrams) != 1 or len(datagrams[0]) > _ANY_PATH):
             self._mind_size(datagrams)
         if self._again_at is not None and self._again_at <= time.monotonic():
             self._again_at, self._trains, self._failures = None, True, MAX_FAILURES - 1
         at = alone = 0
         again, refused = True, False
         while at < len(datagrams):
-            cars = self._alike(datagrams, at) if self._trains and at >= alone else 1
+            more = self._trains and at >= alone and at + 1 < len(datagrams)
+            cars = self._alike(datagrams, at) if more else 1
             try:
                 if cars > 1:
                     self._send_train(datagrams[at : at + cars], address, control)
