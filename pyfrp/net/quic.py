@@ -237,7 +237,9 @@ class QuicSession:
             self._on_event(event)
         # What came for a stream within a turn is one piece for its reader.
         while self._fed:
-            self._fed.popitem()[0].deliver()
+            fed, self._fed = self._fed, {}
+            for stream in fed:
+                stream.deliver()
         # A stream may be opened by another frame than data, of which there is no event.
         for index in range(self._seen, self.connection.opened):
             self._stream(index * 4 + int(self._client))
