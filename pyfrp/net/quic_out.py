@@ -81,9 +81,14 @@ class Outgoing(Base):
             lost = tuple(packet for packet in lost if packet not in tries)
             self._on_packets_lost(packets=tries, now=now, space=space, congestion_event=False)
         self._on_packets_lost(packets=lost, now=now, space=space, **more)
-        if lost:
-            for stream in dict.values(self._streams):
-                self._look_after(stream)
+        for packet in lost:
+            for handler, args in packet.delivery_handlers:
+                if handler == self._on_max_stream_data_delivery:
+                    number = args[0].stream_id
+                else:  # Of one of a stream's two halves, or of the connection.
+                    number = getattr(handler.__self__, "_stream_id", None)
+                if number in self._streams:
+                    self._look_after(self._streams[number])
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)

@@ -200,6 +200,30 @@ def test_a_lost_packet_is_noticed_at_once():
     assert b"lost" in ends.heard[number]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_said_of_a_stream_is_said_again_when_it_is_lost(seed):
+    ends = Ends()
+    numbers = ends.open(60)
+    dice = random.Random(seed)
+    ends.passes = lambda data: dice.random() > 0.3
+    for number in numbers:
+        kind = number // 4 % 4
+        if kind < 2:
+            ends.client.send_stream_data(number, b"question", end_stream=kind == 1)
+            ends.server.send_stream_data(number, b"answer", end_stream=True)
+        if kind == 2:
+            ends.client.reset_stream(number, 0)
+            ends.server.reset_stream(number, 0)
+        if kind == 0:
+            ends.client.allow(number, 2_000_000)
+            ends.server.stop_stream(number, 0)
+        ends.turn()
+    ends.rest(2000)
+    left = {number for number in numbers if number // 4 % 4 == 3}
+    assert set(ends.client._streams) == left == set(ends.server._streams)
+    assert ends.client._streams_queue == [] == ends.server._streams_queue
+
+
 def test_acknowledgements_that_nobody_acknowledges_do_not_pile_up():
     ends = Ends()
     (number,) = ends.open(1)
