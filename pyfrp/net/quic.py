@@ -24,7 +24,7 @@ from aioquic.quic.events import (
 
 from pyfrp.errors import HandshakeError, LinkError, PeerClosed
 from pyfrp.net import quic_tls
-from pyfrp.net.quic_connection import Connection
+from pyfrp.net.quic_connection import ACK_DELAY_S, Connection
 from pyfrp.net.quic_stream import QuicStream
 from pyfrp.net.quic_tls import ALPN, DATAGRAM, WINDOW, Setup, Untrusted
 
@@ -79,6 +79,8 @@ class QuicSession:
         on_stream: Called with each stream that the peer opens, paused; None to refuse them.
         report: Called with an exception that escaped a stream's reader, and what it was.
         origin: For `Connection`, of a server whose first datagram was looked at already.
+        largest: Bytes of a datagram to try at most, where the socket sends whole what is larger
+            than DATAGRAM.
 
     Attributes:
         ended: Settled with the reason when the connection is gone.
@@ -95,6 +97,7 @@ class QuicSession:
         on_stream: Callable[[QuicStream], None] | None,
         report: Callable[[BaseException, str], None],
         origin: dict[str, Any] | None = None,
+        largest: int = 0,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.info = info
@@ -121,7 +124,7 @@ class QuicSession:
         self._limit = self.loop.call_later(HANDSHAKE_S, self._too_slow)
         self._connection: Connection | None = None
         if self._client or origin is not None:
-            self._connection = Connection(setup, self._streams, **origin or {})
+            self._connection = Connection(setup, largest=largest, **origin or {})
         if self._client:
             self.connection.connect(peer, now=self.loop.time())
             self.flush()
@@ -186,6 +189,14 @@ class QuicSession:
 
     # -- what the socket brings ----------------------------------------------------------------
 
+    def datagrams_received(self, datagrams: list[bytes], source: Address | None = None) -> None:
+        """What came at once. See `datagram_received`."""
+        self._flushing = True  # It is now that all of it is answered.
+        for data in datagrams:
+            self.datagram_received(data, source)
+        self._flushing = False
+        self.flush()
+
     def datagram_received(self, data: bytes, source: Address | None = None) -> None:
         """Args: source: The sender, where that is not sure to be the peer's known address."""
         if self.ended.done() or (self._connection is None and not self._accept(data)):
@@ -213,9 +224,7 @@ class QuicSession:
         meant_for = first_of_client(data)
         if meant_for is None:
             return False
-        self._connection = Connection(
-            self._setup, self._streams, original_destination_connection_id=meant_for
-        )
+        self._connection = Connection(self._setup, original_destination_connection_id=meant_for)
         return True
 
     def _is_reset(self, data: bytes) -> bool:
@@ -228,7 +237,9 @@ class QuicSession:
             self._on_event(event)
         # What came for a stream within a turn is one piece for its reader.
         while self._fed:
-            self._fed.popitem()[0].deliver()
+            fed, self._fed = self._fed, {}
+            for stream in fed:
+                stream.deliver()
         # A stream may be opened by another frame than data, of which there is no event.
         for index in range(self._seen, self.connection.opened):
             self._stream(index * 4 + int(self._client))
@@ -339,12 +350,17 @@ class QuicSession:
         if self.ended.done():
             return
         self._transmit()
-        self._read_events()  # What was sent may have told the peer of connection ids.
-        for stream in list(self._watched):
-            if not stream.sent():
-                self._watched.discard(stream)
+        if self.connection.has_events:  # What was sent may have told of connection ids.
+            self._read_events()
+        if self._watched:
+            for stream in list(self._watched):
+                if not stream.sent():
+                    self._watched.discard(stream)
         if self.ended.done():
             return
+        soon = self.loop.time() + ACK_DELAY_S
+        if self._timer is not None and self._wake_at <= soon and not self.connection.is_urgent:
+            return  # Whatever has come up since it was set waits for longer.
         when = self.connection.get_timer()
         if self._timer is not None:
             # Not the handle's own: uvloop's of a moment that has passed does not tell it.
@@ -364,6 +380,7 @@ class QuicSession:
     def _wake(self) -> None:
         self._timer = None
         try:
+            self.connection.get_timer()  # It looks again at what the timer is for.
             self.connection.handle_timer(now=self.loop.time())
         except Exception as exc:
             self._failed(exc)

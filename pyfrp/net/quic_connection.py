@@ -7,12 +7,17 @@ certificate that a server asks for, tokens of resets, limits of streams, bursts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-from aioquic.quic.connection import QuicConnection, QuicConnectionState
+from aioquic.quic.connection import (
+    MAX_STREAM_DATA_FRAME_CAPACITY,
+    QuicConnection,
+    QuicConnectionState,
+)
+from aioquic.quic.packet import QuicFrameType
 
 from pyfrp.net.quic_fast import Shortcuts
-from pyfrp.net.quic_tls import WINDOW, Setup
+from pyfrp.net.quic_tls import Setup
 
 # Timers of event loops have a millisecond, so this much may leave at once: more than aioquic's
 # sixteen datagrams on a fast network, and less than a fifth of a round trip on a slow one.
@@ -21,32 +26,24 @@ BURST_S = 0.002
 ACK_DELAY_S = 0.02
 
 
-class Reader(Protocol):
-    """What reads a stream."""
-
-    consumed: int
-    """Bytes that it has taken so far."""
-
-
 class Connection(Shortcuts, QuicConnection):
     """One connection.
 
     Args:
         setup: Of our side.
-        readers: By the numbers of their streams.
         token: Makes the token of a reset from a connection id; a server's.
+        largest: Bytes of a datagram to try at most, if that is more than what passes anywhere.
         options: aioquic's own.
     """
 
     def __init__(
         self,
         setup: Setup,
-        readers: dict[int, Any],
         token: Callable[[bytes], bytes] | None = None,
+        largest: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(configuration=setup.quic, **options)
-        self._readers: dict[int, Reader] = readers
+        super().__init__(configuration=setup.quic, largest=largest, **options)
         self._asks = setup.trust is not None and not setup.quic.is_client
         self._token_for = token
         self._mark()
@@ -65,6 +62,20 @@ class Connection(Shortcuts, QuicConnection):
         """Whether a client's connection has begun; a server's has with its first good packet."""
         return self._state is not QuicConnectionState.FIRSTFLIGHT or bool(
             self._configuration.is_client
+        )
+
+    @property
+    def has_events(self) -> bool:
+        """Whether there is a next event."""
+        return bool(self._events)
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether a timer may be for sooner than ACK_DELAY_S from now."""
+        return not self._handshake_confirmed or (
+            self._pacing_at is not None
+            or self._space.loss_time is not None
+            or not self._network_paths[0].is_validated
         )
 
     # -- certificates --------------------------------------------------------------------------
@@ -137,40 +148,30 @@ class Connection(Shortcuts, QuicConnection):
         A service may speak first. A new limit for what the peer may send opens the stream there
         (RFC 9000, 3.1), in official peers too.
         """
-        self._streams[number].max_stream_data_local += 1
+        stream = self._streams[number]
+        stream.max_stream_data_local += 1
+        self._look_after(stream)
+
+    def allow(self, number: int, limit: int) -> None:
+        """Let the peer send so much of a stream in all, if that is more than before."""
+        stream = self._streams.get(number)
+        if stream is not None and 0 < stream.max_stream_data_local < limit:
+            stream.max_stream_data_local = limit
+            self._look_after(stream)
 
     def _write_stream_limits(self, builder: Any, space: Any, stream: Any) -> None:
-        """Let the peer send as much as was read and a window more, in steps of half a window.
+        """Tell the peer of a new limit.
 
         aioquic doubles a limit whenever half of it has come, read or not: a slow reader would have
-        everything in memory.
+        everything in memory. Here it is `allow` that sets it.
         """
-        if self.limit_of(stream) != stream.max_stream_data_local_sent:
-            unread: Any = _Unread(stream)
-            super()._write_stream_limits(builder, space, unread)
-
-    def limit_of(self, stream: Any) -> int:
-        reader = self._readers.get(stream.stream_id)
-        if reader is not None and stream.max_stream_data_local:
-            limit = reader.consumed + WINDOW
-            if limit - stream.max_stream_data_local >= WINDOW // 2:
-                stream.max_stream_data_local = limit
-        return super().limit_of(stream)
-
-
-class _Unread:
-    """A stream as aioquic looks at it before it tells a limit, with nothing received."""
-
-    class _Receiver:
-        highest_offset = 0
-
-    receiver = _Receiver()
-
-    def __init__(self, stream: Any) -> None:
-        object.__setattr__(self, "_stream", stream)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_stream"), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(object.__getattribute__(self, "_stream"), name, value)
+        if stream.max_stream_data_local != stream.max_stream_data_local_sent:
+            buffer = builder.start_frame(
+                QuicFrameType.MAX_STREAM_DATA,
+                capacity=MAX_STREAM_DATA_FRAME_CAPACITY,
+                handler=self._on_max_stream_data_delivery,
+                handler_args=(stream,),
+            )
+            buffer.push_uint_var(stream.stream_id)
+            buffer.push_uint_var(stream.max_stream_data_local)
+            stream.max_stream_data_local_sent = stream.max_stream_data_local

@@ -19,7 +19,7 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from pyfrp.errors import LinkError, PeerClosed
 from pyfrp.net.quic import MIN_INITIAL, TURN, QuicSession, QuicStream, first_of_client
-from pyfrp.net.quic_tls import Setup
+from pyfrp.net.quic_tls import DATAGRAM, Setup
 from pyfrp.net.sockets import bind_datagrams
 from pyfrp.net.trains import Address, TrainSocket
 
@@ -79,10 +79,20 @@ class Listening:
     async def open(self, host: str, port: int) -> None:
         """Bind the port; "0.0.0.0" and "::" are both families, as on TCP. Raises OSError."""
         sock = TrainSocket(
-            bind_datagrams(host, port), on_datagrams=self._read_all, on_error=_forget, turn=TURN
+            bind_datagrams(host, port),
+            on_datagrams=self._read_all,
+            on_error=_forget,
+            turn=TURN,
+            whole_above=DATAGRAM,
         )
         await sock.attach()
         self._socket = sock
+
+    @property
+    def largest(self) -> int:
+        """Bytes of a datagram that may be tried."""
+        assert self._socket is not None
+        return self._socket.largest
 
     @property
     def address(self) -> Address:
@@ -112,6 +122,16 @@ class Listening:
     # -- what comes ----------------------------------------------------------------------------
 
     def _read_all(self, datagrams: list[bytes], source: Address) -> None:
+        first = datagrams[0]
+        if first and not first[0] & 0x80:
+            # One of a connection's life; what comes with it is nearly always for the same one.
+            named = first[1 : 1 + _ID_SIZE]
+            session = self._by_id.get(named)
+            if session is not None and all(
+                data[1 : 1 + _ID_SIZE] == named and not data[0] & 0x80 for data in datagrams
+            ):
+                session.datagrams_received(datagrams, source)
+                return
         for data in datagrams:
             self._read(data, source)
 
@@ -265,6 +285,7 @@ class ServedSession(QuicSession):
                 "original_destination_connection_id": original,
                 "retry_source_connection_id": retried,
             },
+            largest=port.largest,
         )
         self.connection.begin_with_streams(UNKNOWN_STREAMS)
 

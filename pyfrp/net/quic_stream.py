@@ -9,6 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from pyfrp.net.endpoint import HIGH_WATER, LOW_WATER
+from pyfrp.net.quic_tls import WINDOW
 
 if TYPE_CHECKING:
     from pyfrp.net.quic import QuicSession
@@ -33,7 +34,7 @@ class QuicStream:
         self._refused = False
         self._closing = False
         self._lost = False
-        self.consumed = 0
+        self._consumed = self._allowed = 0
 
     def hold(self) -> None:
         """Keep what comes until there is a reader, as it does anyway."""
@@ -154,7 +155,11 @@ class QuicStream:
             if self._held:
                 data = b"".join(self._held)
                 self._held.clear()
-                self.consumed += len(data)
+                self._consumed += len(data)
+                if self._consumed - self._allowed >= WINDOW // 2:
+                    # What was read and a window more, in steps of half a window.
+                    self._allowed = self._consumed
+                    self._session.connection.allow(self._number, self._consumed + WINDOW)
                 self._protocol.data_received(data)
             if self._far_ended and not self._told_end and not self._held:
                 self._told_end = True

@@ -36,6 +36,15 @@ _PKTINFO = {
     socket.AF_INET6: (socket.IPPROTO_IPV6, 49, 50),
 }
 _MAX_WAYS = 4096  # Peers whose way to us is remembered; others are answered by the usual one.
+# The same for whether routers may cut datagrams: the usual way and never, whatever the system has
+# heard of the path (`IP_PMTUDISC_WANT`, `IP_PMTUDISC_PROBE`). A socket of IPv6 sends to IPv4, too.
+_USUAL, _PROBE = 1, 3
+_MTU_DISCOVER = {
+    socket.AF_INET: ((socket.IPPROTO_IP, 10),),
+    socket.AF_INET6: ((socket.IPPROTO_IPV6, 23), (socket.IPPROTO_IP, 10)),
+}
+_ANY_PATH = 1200  # Passes uncut wherever QUIC does at all (RFC 9000, 14).
+_LARGEST = 65_000
 _CONTROL = 128  # Bytes, for the size of the cars and the way they came.
 TURN = 128 * 1024
 """Bytes read in one turn of the loop: others want their turn, and acknowledgements wait for it.
@@ -59,10 +68,19 @@ class TrainSender:
     Args:
         sock: Not blocking.
         on_error: Called with what the system reports of earlier datagrams, or of these.
+        whole_above: Larger datagrams than this are not cut on their way, but lost; None where any
+            may be. Only on Linux; see `largest`.
     """
 
-    def __init__(self, sock: socket.socket, on_error: Callable[[OSError], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_error: Callable[[OSError], None],
+        whole_above: int | None = None,
+    ) -> None:
         self._sock = sock
+        self._whole_above = whole_above if sys.platform == "linux" else None
+        self._whole = False
         self._on_error = on_error
         self._trains = sys.platform == "linux"
         self._failures = 0
@@ -76,12 +94,15 @@ class TrainSender:
         Args:
             control: What else `sendmsg` shall be told; only with an address.
         """
+        if self._whole_above is not None and (len(datagrams) != 1 or len(datagrams[0]) > _ANY_PATH):
+            self._mind_size(datagrams)
         if self._again_at is not None and self._again_at <= time.monotonic():
             self._again_at, self._trains, self._failures = None, True, MAX_FAILURES - 1
         at = alone = 0
         again, refused = True, False
         while at < len(datagrams):
-            cars = self._alike(datagrams, at) if self._trains and at >= alone else 1
+            more = self._trains and at >= alone and at + 1 < len(datagrams)
+            cars = self._alike(datagrams, at) if more else 1
             try:
                 if cars > 1:
                     self._send_train(datagrams[at : at + cars], address, control)
@@ -96,6 +117,13 @@ class TrainSender:
                 again = False  # It was said of an earlier datagram; these were not sent for it.
                 continue
             except OSError as exc:
+                if cars == 1 and exc.errno == errno.EMSGSIZE and self._whole_above is not None:
+                    if len(datagrams[at]) > self._whole_above:
+                        at += 1  # Too large for our own network already.
+                        continue
+                    if again:
+                        again = False  # It was said of an earlier datagram.
+                        continue
                 if cars == 1 or exc.errno not in _NO_TRAINS:
                     self._on_error(exc)
                     return
@@ -105,6 +133,25 @@ class TrainSender:
                 refused = False
                 self._count_failure()
             at += cars
+
+    @property
+    def largest(self) -> int:
+        """Bytes of a datagram that may be sent whole; 0 if that cannot be had."""
+        return 0 if self._whole_above is None else _LARGEST
+
+    def _mind_size(self, datagrams: Sequence[bytes]) -> None:
+        """Forbid to cut datagrams, or allow it again."""
+        assert self._whole_above is not None
+        size = max(map(len, datagrams), default=0)
+        whole = size > self._whole_above
+        if whole == self._whole or size <= _ANY_PATH:
+            return
+        try:
+            for level, option in _MTU_DISCOVER[self._sock.family]:
+                self._sock.setsockopt(level, option, _PROBE if whole else _USUAL)
+            self._whole = whole
+        except OSError:
+            self._whole_above = None
 
     def _count_failure(self) -> None:
         """One by one they leave: it is for being a train that this one could not."""
@@ -152,6 +199,10 @@ class TrainSocket:
         on_datagrams: Called with datagrams of one sender in their order, and its address.
         on_error: Called with what the system reports of earlier datagrams, or of these.
         turn: Bytes to read in one turn of the loop.
+        whole_above: As for `TrainSender`.
+
+    Attributes:
+        largest: Bytes of a datagram that may be sent whole; 0 if that cannot be had.
     """
 
     def __init__(
@@ -161,6 +212,7 @@ class TrainSocket:
         on_datagrams: OnDatagrams,
         on_error: Callable[[OSError], None],
         turn: int = TURN,
+        whole_above: int | None = None,
     ) -> None:
         self.closed = False
         self._loop = asyncio.get_running_loop()
@@ -168,7 +220,8 @@ class TrainSocket:
         self._on_datagrams = on_datagrams
         self._on_error = on_error
         self._turn = turn
-        self._sender = TrainSender(sock, on_error)
+        self._sender = TrainSender(sock, on_error, whole_above)
+        self.largest = self._sender.largest
         self._plain: DatagramSocket | None = None
         self._pktinfo = _PKTINFO[sock.family]
         self._ways: dict[Address, Control] = {}
@@ -205,6 +258,10 @@ class TrainSocket:
 
     def send_many(self, datagrams: Sequence[tuple[bytes, Address]]) -> None:
         """Send each to its address, in this order."""
+        if len(datagrams) == 1:
+            ((data, address),) = datagrams
+            self.send_all([data], address)
+            return
         for address, some in groupby(datagrams, itemgetter(1)):
             self.send_all([data for data, _ in some], address)
 

@@ -27,6 +27,7 @@ class Wire:
     """A socket that notes what is sent."""
 
     address = SERVER
+    largest = 0
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []

@@ -104,13 +104,12 @@ async def _dial(
         DialError: nobody is there.
         HandshakeError: somebody is there, and we do not get on.
     """
-    from pyfrp.net.quic import TURN, QuicSession
+    from pyfrp.net.quic import DATAGRAM, TURN, QuicSession
 
     sessions: list[QuicSession] = []
 
     def read(datagrams: list[bytes], source: Address) -> None:
-        for data in datagrams:
-            sessions[0].datagram_received(data)
+        sessions[0].datagrams_received(datagrams)
 
     def fail(exc: OSError) -> None:
         if not sessions:
@@ -124,7 +123,7 @@ async def _dial(
     try:
         raw = connect_udp(address)
         widen(raw)
-        sock = _Socket(raw, on_datagrams=read, on_error=fail, turn=TURN)
+        sock = _Socket(raw, on_datagrams=read, on_error=fail, turn=TURN, whole_above=DATAGRAM)
         await sock.attach()
         info = {"peername": address, "sockname": sock.address}
     except OSError as exc:
@@ -136,6 +135,7 @@ async def _dial(
         info=info,
         on_stream=None,
         report=on_error,
+        largest=sock.largest,
     )
     sessions.append(session)
     if refusals:

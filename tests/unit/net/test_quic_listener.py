@@ -164,6 +164,37 @@ async def test_clients_share_a_port():
         await echoed(two)
 
 
+async def test_what_comes_at_once_may_be_for_different_connections_or_none():
+    async with port() as p, client(p.number) as one, client(p.number) as two:
+        await echoed(one)
+        await echoed(two)
+        took: list[bytes] = []
+        for session in p.sessions:
+            take = session.datagram_received
+            session.datagram_received = lambda data, source, take=take: (
+                took.append(data),
+                take(data, source),
+            )
+        ids = [session.connection.host_cid for session in p.sessions]
+        source = p.sessions[0].get_extra_info("peername")
+        mine, other = (b"\x40" + known + bytes(30) for known in ids)
+        p.listening._read_all([mine, other, b"", b"\x40", b"\xc0" * 30, mine], source)
+        assert took == [mine, other, mine]
+        p.listening._read_all([b"", mine], source)
+        p.listening._read_all([mine, mine], source)
+        assert took[3:] == [mine] * 3
+        await echoed(one)
+        await echoed(two)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is told to send datagrams whole")
+async def test_a_long_answer_over_loopback_comes_in_larger_datagrams():
+    async with port() as p, client(p.number) as c:
+        await echoed(c, os.urandom(3_000_000))
+        assert c._session.connection._max_datagram_size > 10_000
+        assert p.sessions[0].connection._max_datagram_size > 10_000
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="others have one loopback address")
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 async def test_an_answer_comes_from_the_address_that_was_asked(host):

@@ -221,3 +221,49 @@ def test_other_errors_are_told_once(count):
     sender = TrainSender(Refusing(OSError(errno.ENETUNREACH, "unreachable")), errors.append)
     sender.send_all([b"x"] * count)
     assert len(errors) == 1
+
+
+class Narrow:
+    """A socket on a network of 1500 bytes, and what it was told about cutting datagrams."""
+
+    family = socket.AF_INET
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int, int]] = []
+        self.sent: list[bytes] = []
+        self.said = 0
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self.told.append((level, option, value))
+
+    def fileno(self) -> int:
+        return 3
+
+    def sendmsg(self, parts, control) -> None:
+        (train,), ((_, _, size),) = parts, control
+        if int.from_bytes(size, sys.byteorder) > 1472:
+            raise OSError(errno.EINVAL, "")
+        self.sent.append(train)
+
+    def send(self, data: bytes) -> None:
+        if len(data) > 1472 or self.said:
+            self.said = max(self.said - 1, 0)
+            raise OSError(errno.EMSGSIZE, "")
+        self.sent.append(data)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells datagrams not to be cut")
+def test_what_is_too_large_to_go_whole_is_lost_alone():
+    sock, errors = Narrow(), []
+    sender = TrainSender(sock, errors.append, whole_above=1350)
+    assert sender.largest > 16_000
+    sender.send_all([b"a" * 1300, b"b" * 9000, b"c" * 20])
+    sender.send_all([b"d" * 9000, b"d" * 9000, b"e" * 40])
+    sender.send_all([b"f" * 1250])
+    assert b"".join(sock.sent) == b"a" * 1300 + b"c" * 20 + b"e" * 40 + b"f" * 1250
+    assert sock.told == [(socket.IPPROTO_IP, 10, 3), (socket.IPPROTO_IP, 10, 1)]
+    sock.said = 1  # An ICMP message about an earlier one.
+    sender.send_all([b"g" * 100])
+    assert sock.sent[-1] == b"g" * 100
+    assert errors == []
+    assert TrainSender(sock, errors.append).largest == 0
