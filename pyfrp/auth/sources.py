@@ -104,8 +104,8 @@ async def run(source: ExecSource) -> str:
         # Not every event loop looks; one cuts the word off there.
         raise SourceFailed(f"{prefix}: an argument or a variable has a NUL in it")
     loop = asyncio.get_running_loop()
-    try:
-        transport, printed = await loop.subprocess_exec(
+    start = loop.create_task(
+        loop.subprocess_exec(
             lambda: _Printed(loop),
             *words,
             stdin=asyncio.subprocess.DEVNULL,
@@ -115,19 +115,21 @@ async def run(source: ExecSource) -> str:
             # A group of its own, so that what it started ends with it.
             start_new_session=sys.platform != "win32",
         )
-    except OSError as exc:
-        raise SourceFailed(f"{prefix}: {_reason(exc)}") from exc
+    )
     try:
         async with asyncio.timeout(EXEC_S):
-            await asyncio.wait((printed.ended,))  # Itself not cancelled: it is waited for again.
+            # Neither is cancelled with who waits for it: what has begun is ended below.
+            await asyncio.wait((start,))
+            transport, printed = start.result()
+            await asyncio.wait((printed.ended,))
     except TimeoutError:
         raise SourceFailed(f"{prefix}: it did not end within {EXEC_S:g} s") from None
+    except OSError as exc:
+        raise SourceFailed(f"{prefix}: {_reason(exc)}") from exc
     finally:
-        if transport.get_returncode() is None:
-            _kill(transport.get_pid())
-        transport.close()
-        # The loop must see the end of what it started; after a kill that takes a moment.
-        await asyncio.wait((printed.ended,), timeout=END_S)
+        await asyncio.wait((start,))
+        if start.exception() is None:
+            await _end(*start.result())
     code = transport.get_returncode() or 0
     if code < 0:
         raise SourceFailed(f"{prefix}: signal: {-code}")
@@ -149,6 +151,14 @@ class _Printed(asyncio.SubprocessProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.ended.done():
             self.ended.set_result(None)
+
+
+async def _end(transport: asyncio.SubprocessTransport, printed: _Printed) -> None:
+    """End a program that has not ended, and let the loop see it, which may take a moment."""
+    if transport.get_returncode() is None:
+        _kill(transport.get_pid())
+    transport.close()
+    await asyncio.wait((printed.ended,), timeout=END_S)
 
 
 def _kill(pid: int) -> None:
