@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyfrp.errors import DialError
 from pyfrp.net.bridge import Bridge
+from pyfrp.net.datagrams import Complaints
 from pyfrp.net.dial import dial_tcp
 from pyfrp.net.endpoint import Endpoint, format_address
 from pyfrp.net.payload import wrap_payload
@@ -91,6 +92,7 @@ class ClientProxy:
     def reset(self, log: Any) -> None:
         """A new session begins; `log` is bound to it."""
         self.log = log.bind(proxy=self.name)
+        self._complaints = Complaints(self.log.error)
         self.phase = Phase.NEW
         if self._plugin is not None:
             for warning in self._plugin.warnings():
@@ -157,7 +159,7 @@ class ClientProxy:
             local, held = await dial_tcp(cfg.local_ip, cfg.local_port, timeout_s=LOCAL_DIAL_S)
         except DialError as exc:
             where = format_address((cfg.local_ip, cfg.local_port))
-            self.log.error(f"connect to local service [{where}] error: {exc}")
+            self._complaints.tell("service", f"connect to local service [{where}] error: {exc}")
             work.close()
             return
         except BaseException:

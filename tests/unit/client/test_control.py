@@ -268,6 +268,16 @@ async def test_a_service_that_refuses_closes_the_work_connection_and_is_named():
         assert s.log.has("connection refused", "error")
 
 
+async def test_a_service_that_goes_on_refusing_is_not_named_for_each_user():
+    port = nobody()
+    async with session(tcp("ssh", port)) as s:
+        await s.accept("ssh")
+        for _ in range(5):
+            _, reader = await start(s)
+            await reader.until_ended()
+        assert sum("connect to local service" in text for _, text, _ in s.log.lines) == 1
+
+
 async def test_a_user_who_leaves_during_the_dial_leaves_nothing_behind(monkeypatch):
     gate = asyncio.Event()
     real = base.dial_tcp
