@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ class Complaints:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._clock = asyncio.get_running_loop().time
+        self._clock = time.monotonic
         self._kinds: dict[str, tuple[float, int]] = {}
 
     def tell(self, kind: str, text: str) -> None:
