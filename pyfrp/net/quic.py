@@ -192,9 +192,11 @@ class QuicSession:
     def datagrams_received(self, datagrams: list[bytes], source: Address | None = None) -> None:
         """What came at once. See `datagram_received`."""
         self._flushing = True  # It is now that all of it is answered.
-        for data in datagrams:
-            self.datagram_received(data, source)
-        self._flushing = False
+        try:
+            for data in datagrams:
+                self.datagram_received(data, source)
+        finally:
+            self._flushing = False
         self.flush()
 
     def datagram_received(self, data: bytes, source: Address | None = None) -> None:
