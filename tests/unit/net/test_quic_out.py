@@ -166,12 +166,18 @@ def test_pieces_of_every_size_arrive(data):
     assert ends.client._loss.bytes_in_flight == 0
 
 
-def test_a_long_answer_of_small_pieces_is_acknowledged_rarely():
+def under_way():
+    """A connection past its first packets, and its one stream."""
     ends = Ends()
     (number,) = ends.open(1)
     for _ in range(ACK_SOON_PACKETS + 10):
         ends.client.send_stream_data(number, b"token")
         ends.turn()
+    return ends, number
+
+
+def test_a_long_answer_of_small_pieces_is_acknowledged_rarely():
+    ends, number = under_way()
     acks = 0
     for _ in range(400):
         ends.client.send_stream_data(number, b"token")
@@ -182,11 +188,7 @@ def test_a_long_answer_of_small_pieces_is_acknowledged_rarely():
 
 
 def test_a_lost_packet_is_noticed_at_once():
-    ends = Ends()
-    (number,) = ends.open(1)
-    for _ in range(ACK_SOON_PACKETS + 10):
-        ends.client.send_stream_data(number, b"token")
-        ends.turn()
+    ends, number = under_way()
     ends.passes = lambda data: False
     ends.client.send_stream_data(number, b"lost")
     ends.turn()
