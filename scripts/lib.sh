@@ -20,6 +20,9 @@ python_makes_venvs() {
 }
 
 # Prints the path of a suitable Python, or explains what is missing and fails.
+#
+# A Linux distribution's own comes first, whatever the path says: it is what the services run on,
+# and it was built with the compiler's optimisations, which a version manager's often was not.
 find_python() {
   local candidate path incomplete=""
   if [ -n "${PYTHON:-}" ]; then
@@ -27,6 +30,7 @@ find_python() {
     set -- "$PYTHON"
   else
     set -- python3 python3.14 python3.13 python3.12 python3.11 python
+    if [ "$(uname -s)" = Linux ]; then set -- /usr/bin/python3 "$@"; fi
   fi
   for candidate in "$@"; do
     path=$(command -v "$candidate" 2>/dev/null) || continue

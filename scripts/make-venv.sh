@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes or repairs the virtual environment that the Makefile works in, and installs into it.
 #   make-venv.sh DIR PIP-ARGUMENT...      e.g.  make-venv.sh .venv --editable '.[dev]'
-# PYTHON=/path/to/python3 names the interpreter; otherwise the first suitable one is taken.
+# PYTHON=/path/to/python3 names the interpreter; otherwise `find_python` does.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/lib.sh

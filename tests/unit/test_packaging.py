@@ -314,6 +314,19 @@ def test_environment_script_names_the_package_that_makes_venvs(tmp_path: Path):
     assert "python3-venv" in done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the path decides")
+def test_environment_script_prefers_the_python_of_the_distribution(tmp_path: Path):
+    """A version manager's comes first on the path, and is often built without optimisations."""
+    other = tmp_path / "python3"
+    other.symlink_to(sys.executable)
+    find = (
+        ". scripts/lib.sh; find_python;"
+        "python_is_new_enough /usr/bin/python3 && python_makes_venvs /usr/bin/python3 || echo no"
+    )
+    found = run("bash", "-c", find, PATH=f"{tmp_path}:{os.environ['PATH']}").stdout.split()
+    assert found in (["/usr/bin/python3"], [str(other), "no"])
+
+
 # -- official programs
 
 
