@@ -50,7 +50,7 @@ _TOKEN = re.compile(rb"[" + TOKEN_CHAR + rb"]++")
 _HOST = re.compile(rb"(?:([A-Za-z0-9_~.-]+)|\[([0-9A-Fa-f:.]{2,45})\])(?::([0-9]{0,5}))?")
 # What binascii takes beyond this differs between versions of Python.
 _BASIC = re.compile(
-    rb"[Bb][Aa][Ss][Ii][Cc] ++((?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?) *+"
+    rb"[Bb][Aa][Ss][Ii][Cc] ++((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?) *+"
 )
 _DIGITS = [b"%c" % digit for digit in b"0123456789abcdefABCDEF"]
 # The two digits of each escape, in both cases; a loop over a path full of them stays cheap.

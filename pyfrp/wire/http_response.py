@@ -47,10 +47,9 @@ _OPTIONS = frozenset(
 
 _GENERIC = rb"[" + TOKEN_CHAR + rb"]++:" + VALUE
 # Most lines are told from the fields above by their third letter.
-_BORING = (
-    rb"[" + TOKEN_CHAR + rb"]{2}[!#$%&'*+\-.^_`|~0-9B-DFH-MP-SU-Zb-dfh-mp-su-z]"
-    rb"[" + TOKEN_CHAR + rb"]*+:" + VALUE
-)
+_BORING_START = rb"[" + TOKEN_CHAR + rb"]{2}[!#$%&'*+\-.^_`|~0-9B-DFH-MP-SU-Zb-dfh-mp-su-z]"
+_BORING = _BORING_START + rb"[" + TOKEN_CHAR + rb"]*+:" + VALUE
+# As in a request's, no line can be read in two ways, and no quantifier around lines is possessive.
 _COMMON = re.compile(
     rb"HTTP/1\.1 ([2-5][0-9][0-9]) [\t -~\x80-\xff]*+\r\n"
     rb"(?:(?:"
@@ -73,15 +72,17 @@ _COMMON = re.compile(
     + rb":(?(6)(?!)) ("
     + VALUE
     + rb")|(?!"
+    + _BORING_START
+    + rb"|"
     + any_of(_FIELDS)
     + rb":)"
     + _GENERIC
-    + rb")\r\n)*+\r\n"
+    + rb")\r\n)*\r\n"
 )
 _GENERAL = re.compile(
     # The reason phrase may be missing together with its space: many small servers leave it out.
     rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*+)?\r\n"
-    rb"(?:" + _GENERIC + rb"\r\n)*+\r\n"
+    rb"(?:" + _GENERIC + rb"\r\n)*\r\n"
 )
 # For a head in lower case: plain letters are compared faster than classes of two.
 _READ = re.compile(rb"\r\n(" + "|".join(_FIELDS).encode() + rb"):([^\r]*+)")
