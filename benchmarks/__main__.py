@@ -81,7 +81,11 @@ def _profile(row: Row, seconds: float, names: str, folder: Path) -> int:
     runner = Runner(folder, _say)
     try:
         with pairs[0].running(
-            folder / "profile", runner.backend_port, row.proxy, row.idle_proxies, row.transport
+            folder / "profile",
+            runner.service(row).port,
+            row.proxy,
+            row.idle_proxies,
+            row.transport,
         ) as running:
             server, client = running.pids
             _say(f"{pairs[0].name} under {row.name} for {seconds:g} s")

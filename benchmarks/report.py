@@ -142,7 +142,7 @@ def _doubts(samples: list[Sample]) -> list[str]:
             doubts.append(
                 f"{where}: only {sample.figures['expected_share']:.0%} of the tokens came in time"
             )
-        if {"sse", "step"} & set(sample.row.split("-")) and sample.figures.get(
+        if {"app", "sse", "step"} & set(sample.row.split("-")) and sample.figures.get(
             "busy", 0.0
         ) > _SATURATED:
             doubts.append(f"{where}: the machine was saturated, delays tell little")

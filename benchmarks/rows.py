@@ -47,6 +47,8 @@ class Row:
     """How many proxies there are besides."""
     transport: str = "tcp"
     """Between client and server; a key of `pairs.TRANSPORTS`."""
+    service: str = "backend"
+    """What is behind the tunnel: a module of this package."""
     beside: str = ""
     """Where the official pair cannot do that: the transport over which pyfrp's own pair takes the
     official one's place in the comparison."""
@@ -75,21 +77,14 @@ def _streams(
     )
 
 
-def _sse(name: str, title: str, *, step: bool) -> tuple[Row, ...]:
+def _sse(name: str, title: str, *, step: bool = False, service: str = "backend") -> tuple[Row, ...]:
     """50, 200 and 1000 streams; what a token costs depends on how many come together."""
-    return (
-        Row(f"{name}-50", f"{title}, 50", "streams", _streams(0.55), 50, step=step),
-        Row(f"{name}-200", f"{title}, 200", "streams", _streams(0.50, 1.0), 200, step=step),
-        Row(
-            f"{name}-1000",
-            f"{title}, 1000",
-            "streams",
-            _streams(0.48, 1.0),
-            1000,
-            every_ms=100,
-            step=step,
-        ),
+    rows = (
+        Row(f"{name}-50", f"{title}, 50", "streams", _streams(0.55), 50),
+        Row(f"{name}-200", f"{title}, 200", "streams", _streams(0.50, 1.0), 200),
+        Row(f"{name}-1000", f"{title}, 1000", "streams", _streams(0.48, 1.0), 1000, every_ms=100),
     )
+    return tuple(replace(row, step=step, service=service) for row in rows)
 
 
 _BULK = (
@@ -167,8 +162,9 @@ ROWS = (
         up=2048,
         down=1024,
     ),
+    *_sse("app", "SSE of a Python service", service="app"),
     *_sse("step", "SSE in step", step=True),
-    *_sse("sse", "SSE evenly spread", step=False),
+    *_sse("sse", "SSE evenly spread"),
     Row("down", "bulk, one stream down", "down", _BULK),
     Row("up", "bulk, one stream up", "up", _BULK),
     Row(

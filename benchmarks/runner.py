@@ -41,21 +41,37 @@ class Sample:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What is behind the tunnel."""
+
+    process: Child
+    port: int
+
+
 class Runner:
-    """Owns the backend and the folder of one run."""
+    """Owns the services and the folder of one run."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self._folder = folder
         self._say = say
-        self._backend = module("benchmarks.backend", folder / "backend.log")
-        try:
-            self.backend_port = int(self._backend.first_line())
-        except ValueError:
-            self._backend.end()
-            raise BenchError(f"the backend did not start: {self._backend.tail()}") from None
+        self._services: dict[str, Service] = {}
+
+    def service(self, row: Row) -> Service:
+        """What is behind the tunnel; started with the first row that asks for it."""
+        name = row.service
+        if name not in self._services:
+            process = module(f"benchmarks.{name}", self._folder / f"{name}.log")
+            try:
+                self._services[name] = Service(process, int(process.first_line()))
+            except ValueError:
+                process.end()
+                raise BenchError(f"the {name} did not start: {process.tail()}") from None
+        return self._services[name]
 
     def close(self) -> None:
-        self._backend.end()
+        for service in self._services.values():
+            service.process.end()
 
     def run(self, rows: list[Row], pairs: list[Pair], pace: Pace) -> list[Sample]:
         """Measure each row, in each round, with each pair in turn."""
@@ -86,7 +102,8 @@ class Runner:
         self, row: Row, pair: Pair, transport: str, pace: Pace, idle_proxies: int
     ) -> dict[str, float]:
         folder = self._folder / pair.name
-        with pair.running(folder, self.backend_port, row.proxy, idle_proxies, transport) as running:
+        port = self.service(row).port
+        with pair.running(folder, port, row.proxy, idle_proxies, transport) as running:
             if row.kind == "start":
                 return {"ready_ms": running.ready_s * 1e3}
             return self.load(row, running, pace)
@@ -96,7 +113,7 @@ class Runner:
         spec = Spec(
             kind=row.kind,
             port=running.port,
-            backend_pid=self._backend.pid,
+            backend_pid=self.service(row).process.pid,
             pids=running.pids,
             connections=row.connections,
             up=row.up,
