@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pyfrp import log as logging
 from pyfrp.errors import ConfigError
+from pyfrp.net.descriptors import DescriptorWatch
 from pyfrp.net.runner import Notifier, Signals, run
 from pyfrp.net.scope import Scope
 from pyfrp.wire.cfb import load_cipher
@@ -73,7 +76,8 @@ async def _server(cfg: ServerConfig, bound: Bound | None, config_path: str | Non
     load_cipher()
     _freeze()
     try:
-        await signals.stop.wait()
+        with _descriptors_watched():
+            await signals.stop.wait()
         log.info("frps is stopping, open connections may finish", seconds=cfg.shutdown_timeout)
         notifier.stopping(float(cfg.shutdown_timeout))
         await server.stop(float(cfg.shutdown_timeout))
@@ -108,7 +112,8 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
     scope.spawn(stop(), name="stop")
     asyncio.get_running_loop().call_later(_SETTLED_S, _freeze)
     try:
-        await client.run()
+        with _descriptors_watched():
+            await client.run()
     except LoginFailed as exc:
         print(
             f"login to the server failed: {logging.clean(str(exc), 4000)}. "
@@ -172,6 +177,27 @@ def _raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError):
             pass  # macOS names a hard limit that it does not grant; the soft one stays.
+
+
+@contextmanager
+def _descriptors_watched() -> Iterator[None]:
+    """Have it said when there are no more of them."""
+    try:
+        import resource
+    except ImportError:
+        yield
+        return
+
+    def limit() -> int:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+    log = logging.get_logger()
+    watch = DescriptorWatch(limit, warn=log.warning, inform=log.info)
+    try:
+        yield
+    finally:
+        watch.close()
 
 
 def _freeze() -> None:
