@@ -233,9 +233,8 @@ class Outgoing(Base):
 
     def _write_words(self, out: list[bytes], space: Any, now: float) -> bool:
         """Write a packet of what little there is of each stream; whether it was too small."""
-        control = self._loss._cc
         full = self._max_datagram_size - _HEADER - _TAG - len(self._peer_cid.cid)
-        room = control.congestion_window - control.bytes_in_flight - self._max_datagram_size
+        room = self._room() - self._max_datagram_size
         left = full + min(room, 0)
         acknowledges = space.ack_at is not None and len(space.ack_queue) <= _FEW_RANGES
         if acknowledges:
@@ -321,14 +320,11 @@ class Outgoing(Base):
         named = _FULL + packed(stream.stream_id)
         full = self._max_datagram_size - _HEADER - _TAG - len(self._peer_cid.cid)
         size = full - len(named) - _OFFSET
-        control, base = self._loss._cc, sender._buffer_start
+        base = sender._buffer_start
         pacer: Any = self._loss._pacer
         most = min(limit, start + _TURN * size)
         large = self._max_datagram_size > self._configuration.max_datagram_size
-        while (
-            most - at >= size
-            and control.congestion_window - control.bytes_in_flight >= self._max_datagram_size
-        ):
+        while most - at >= size and self._room() >= self._max_datagram_size:
             self._pacing_at = pacer.next_send_time(now=now)
             if self._pacing_at is not None:
                 break
@@ -352,6 +348,16 @@ class Outgoing(Base):
         if not len(sender._pending) and sender._buffer_fin is None:
             sender.buffer_is_empty = True
         return True
+
+    def _room(self) -> int:
+        """Bytes that may be sent now.
+
+        Two datagrams may be under way in any case (RFC 9002, 7.2): what arrives of them is all that
+        would widen a window that has become narrower than that.
+        """
+        control = self._loss._cc
+        least = K_MINIMUM_WINDOW * self._max_datagram_size
+        return max(control.congestion_window, least) - control.bytes_in_flight
 
     def _sent(self, sender: Any, start: int, end: int) -> None:
         pending = sender._pending
@@ -436,7 +442,10 @@ class Outgoing(Base):
             self._max_datagram_size = self._loss._pacer._max_datagram_size = size
             control._max_datagram_size = control.additive_increase_factor = size  # type: ignore[attr-defined]  # cubic's
             least = K_MINIMUM_WINDOW if control.ssthresh is not None else K_INITIAL_WINDOW
-            control.congestion_window = max(control.congestion_window, least * size)
+            if control.congestion_window < least * size:
+                control.congestion_window = least * size
+                # Cubic goes on from there, not from what it had before.
+                control._starting_congestion_avoidance = True  # type: ignore[attr-defined]
 
     def _send_probe(self) -> None:
         super()._send_probe()

@@ -166,6 +166,22 @@ def test_pieces_of_every_size_arrive(data):
     assert ends.client._loss.bytes_in_flight == 0
 
 
+def test_a_window_narrower_than_a_datagram_holds_nothing_up_for_ever():
+    """As one is that was narrow when larger datagrams were found to pass."""
+    ends = Ends(largest=65_000)
+    (number,) = ends.open(1)
+    wrote = bytes(2_000_000)
+    ends.client.send_stream_data(number, wrote)
+    ends.rest(100)
+    assert ends.client._max_datagram_size == RUNGS[-1]
+    control = ends.client._loss._cc
+    ends.client.send_stream_data(number, wrote)
+    control.congestion_window = control.ssthresh = control._W_est = 1000
+    ends.rest(400)
+    assert len(ends.heard[number]) == 2 * len(wrote)
+    assert control.bytes_in_flight == 0
+
+
 def under_way():
     """A connection past its first packets, and its one stream."""
     ends = Ends()
