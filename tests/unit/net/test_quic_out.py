@@ -84,6 +84,14 @@ class Ends:
         self.rest()
         return numbers
 
+    def until(self, done: Callable[[], bool]) -> None:
+        """Take turns; many, for after losses, probes come ever more seldom."""
+        for _ in range(20_000):
+            if done():
+                return
+            self.turn()
+        raise AssertionError("not within 20 s of their time")
+
     def rest(self, turns: int = 60) -> None:
         for _ in range(turns):
             self.turn()
@@ -156,14 +164,9 @@ def test_pieces_of_every_size_arrive(data):
         wrote[number] = wrote.get(number, b"") + piece
         if data.draw(st.booleans()):
             ends.turn()
-    for _ in range(20_000):  # Probes that are lost, too, come ever more seldom.
-        if ends.heard == wrote:
-            break
-        ends.turn()
-    assert ends.heard == wrote
+    ends.until(lambda: ends.heard == wrote)
     ends.passes = lambda sent: True
-    ends.rest(300)
-    assert ends.client._loss.bytes_in_flight == 0
+    ends.until(lambda: not ends.client._loss.bytes_in_flight)
 
 
 def test_a_window_narrower_than_a_datagram_holds_nothing_up_for_ever():
