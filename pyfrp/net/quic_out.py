@@ -445,7 +445,7 @@ class Outgoing(Base):
             if control.congestion_window < least * size:
                 control.congestion_window = least * size
                 # Cubic goes on from there, not from what it had before.
-                control._starting_congestion_avoidance = True  # type: ignore[attr-defined]
+                control._starting_congestion_avoidance = True  # type: ignore[attr-defined]  # cubic's
 
     def _send_probe(self) -> None:
         super()._send_probe()
