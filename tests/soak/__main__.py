@@ -49,11 +49,17 @@ def _say(text: str) -> None:
 async def _one(scene: Scene, event: Event, chance: random.Random) -> float:
     """Let an event happen; returns the seconds until all was well again."""
     mark = scene.client.mark()
-    await event.happen(scene, chance)
-    took = await scene.recovery(event.limit_s)
-    if event.same_link:
-        assert LOGIN_DONE.split(",")[0] not in scene.client.log(mark), "the link did not last"
-    await scene.load(requests=20, streams=5)
+    try:
+        await event.happen(scene, chance)
+        took = await scene.recovery(event.limit_s)
+        if event.same_link:
+            assert LOGIN_DONE.split(",")[0] not in scene.client.log(mark), "the link did not last"
+        await scene.load(requests=20, streams=5)
+    except AssertionError as error:
+        error.add_note(f"The event was: {event.name}. The logs end with:")
+        for program in (scene.client, scene.server):
+            error.add_note(f"{program.stem}\n{program.tail(40)}")
+        raise
     return took
 
 
@@ -100,7 +106,7 @@ def main() -> int:
         try:
             rows = asyncio.run(_live(options, Path(directory)))
         except AssertionError as error:
-            print(f"FAILED: {error}", file=sys.stderr)
+            print(f"FAILED: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
             return 1
     print(_table(rows))
     return 0
