@@ -211,6 +211,7 @@ class MuxTransport(ViewReader):
             on_stream=on_stream,
             on_output=self._schedule,
             on_burst=self._flush,
+            on_pong=self._arm,
             now=self.loop.time(),
             keepalive=keepalive_s,
         )
@@ -337,7 +338,8 @@ class MuxTransport(ViewReader):
     # -- time and the end ----------------------------------------------------------------------
 
     def _arm(self) -> None:
-        self._alarm.set(self.session.deadline())
+        if not self._lost:  # What is left of a reading is still gone through.
+            self._alarm.set(self.session.deadline())
 
     def _wake(self) -> None:
         try:

@@ -86,6 +86,7 @@ class Session(Generic[S]):
         budget: Bytes of window beyond the initial ones for all streams together.
         on_burst: Called when so many streams have output that it should not wait for the end of
             the turn: the far end can work on these while the others are still being read.
+        on_pong: Called when a ping was answered: `deadline()` may be sooner than it was.
     """
 
     def __init__(
@@ -99,12 +100,14 @@ class Session(Generic[S]):
         keepalive: float = 30.0,
         budget: int = WINDOW_BUDGET,
         on_burst: Callable[[], None] = lambda: None,
+        on_pong: Callable[[], None] = lambda: None,
     ) -> None:
         self.streams: dict[int, S] = {}
         self._make_stream = make_stream
         self._on_stream = on_stream
         self._on_output = on_output
         self._on_burst = on_burst
+        self._on_pong = on_pong
         self._next_id = 1 if client else 2
         self._peer_parity = 0 if client else 1
         self._budget = budget
@@ -328,6 +331,7 @@ class Session(Generic[S]):
                 self._control(PING | ACK, 0, length)
             elif flags & ACK:
                 self._ping_sent = None
+                self._on_pong()
             else:
                 raise MuxError("ping that neither asks nor answers")
         elif kind == GO_AWAY:

@@ -626,6 +626,12 @@ async def test_no_timer_is_left_after_the_end():
         assert not client.mux._alarm.is_set
 
 
+async def test_a_link_at_rest_is_pinged_at_each_keepalive():
+    """Not only when the answer to a ping would have been late: proxies cut what is idle."""
+    async with mux_pair(keepalive_s=0.01) as (client, server):
+        await until(lambda: min(s.mux.session._ping_id for s in (client, server)) > 5, "pings")
+
+
 async def test_a_stream_that_lingers_is_looked_at_without_a_keepalive():
     async with mux_pair() as (client, server):
         assert not client.mux._alarm.is_set
