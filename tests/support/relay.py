@@ -305,10 +305,15 @@ class Relay:
             self._ticker = None
         for task in list(self._tasks):
             task.cancel()
-        for end in list(self.ends):
-            if end.transport is not None:
-                end.transport.abort()
-        await until(lambda: not self.ends and not self._tasks, "the relay to stop")
+
+        def stopped() -> bool:
+            # Each time: a connection that was just accepted is among them a turn later.
+            for end in list(self.ends):
+                if end.transport is not None:
+                    end.transport.abort()
+            return not self.ends and not self._tasks
+
+        await until(stopped, "the relay to stop")
 
 
 @asynccontextmanager
