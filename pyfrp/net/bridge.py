@@ -12,8 +12,8 @@ from pyfrp.net.held import Held
 LONG = 32 * 1024  # Pieces from here on are lent; to copy a shorter one is cheaper.
 # Filled and emptied within one callback, so that all share it. What is read at once leaves in one
 # frame, which the far end of a TLS link reads at once, too (`net/tls.py`): its records with their
-# frames around them stay below 128 KiB. Twice as much costs some 3 % more, and moves 5 % less in a
-# second (`make bench`, rows tcp-down and tcp-up).
+# frames around them stay below 128 KiB. Twice as much costs 1 to 3 % more and moves 1 to 6 % less
+# in a second (`make bench`, rows tcp-down and tcp-up).
 _read_buffer = memoryview(bytearray(127 * 1024))
 
 
