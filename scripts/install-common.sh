@@ -235,11 +235,14 @@ start_service() {
   systemctl daemon-reload
   systemctl enable --quiet "$ROLE"
   # The client is "active" once it is logged in, which can take its time: so don't wait here.
+  # Each start has an id of its own: an upgrade must not take the old process for the new one.
+  local waited=0 state before
+  before=$(systemctl show --property InvocationID --value "$ROLE")
   systemctl restart --no-block "$ROLE"
-  local waited=0 state
   while [ "$waited" -lt 20 ]; do
     state=$(systemctl is-active "$ROLE" 2>/dev/null || true)
-    if [ "$state" = active ]; then
+    if [ "$state" = active ] &&
+      [ "$(systemctl show --property InvocationID --value "$ROLE")" != "$before" ]; then
       say "$ROLE is running.  Its log:  journalctl -u $ROLE -f"
       return 0
     fi
