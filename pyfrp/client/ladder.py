@@ -174,14 +174,24 @@ class Ladder:
         statuses = {getattr(failure.cause, "status", 0) for failure in failures}
         raise NoWay(self._dead_end(failures), 407 if 407 in statuses else 0)
 
+    @property
+    def climb_s(self) -> float:
+        """The most seconds that the next climb takes, while no way has worked.
+
+        Whoever starts us anew before its end has us begin at the first way again. 0 once a climb
+        with all patience was in vain: then it is not for lack of time.
+        """
+        if self._vain and self._patience(self._vain - 1) == self._most_s:
+            return 0.0
+        return 2 * self._patience(self._vain) * sum(way.route is not None for way in self._ways)
+
     def ended(self, lasted_s: float) -> None:
         """A session on the way that worked is over."""
         self._short = self._short + 1 if lasted_s < SHORT_S else 0
 
     def _plan(self) -> Iterable[tuple[Way, float]]:
         """The ways in the order to try them, each with the seconds for a step of it."""
-        growth = 2.0 ** min(self._vain, 10)
-        full_s = min(self._rung_s * growth, self._most_s)
+        full_s = self._patience(self._vain)
         worked = self._worked
         if worked is None:
             return [(way, full_s) for way in self._ways]
@@ -189,13 +199,17 @@ class Ladder:
             self._short = 0
             at = self._ways.index(worked) + 1
             return [(way, full_s) for way in (*self._ways[at:], *self._ways[:at])]
-        look_s = min(LOOK_S * growth, full_s)
+        look_s = min(LOOK_S * _growth(self._vain), full_s)
         now = asyncio.get_running_loop().time()
         if worked is not self._ways[0] and now - self._looked > BETTER_AFTER_S:
             self._looked = now
             return [(way, full_s if way is worked else look_s) for way in self._ways]
         others = [way for way in self._ways if way is not worked]
         return [(worked, full_s), *((way, look_s) for way in others)]
+
+    def _patience(self, vain: int) -> float:
+        """Seconds for a step of a way, after so many rounds in vain."""
+        return min(self._rung_s * _growth(vain), self._most_s)
 
     async def _go(
         self,
@@ -233,6 +247,10 @@ class Ladder:
         host, port = self._base.host, self._base.port
         step = next_step(host, port, [failure.cause for failure in failures])
         return f"no way to {host}:{port} was found: {_listed(texts)}; next step: {step}"
+
+
+def _growth(vain: int) -> float:
+    return 2.0 ** min(vain, 10)
 
 
 def _named(ways: Iterable[Way]) -> str:

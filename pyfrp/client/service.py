@@ -75,7 +75,7 @@ class Client:
     Args:
         cfg: Completed, filtered and checked.
         on_login: Called after each successful login.
-        on_wait: Called with the seconds of a pause that is far longer than usual, before it.
+        on_wait: Called before the login is likely to take far longer than usual, with the seconds.
 
     Raises:
         ConfigError: for certificate files that cannot be used.
@@ -242,6 +242,8 @@ class Client:
         unknown = 0  # How often in a row a proxy did not take us for somebody.
         while not self._stopping.is_set():
             self.log.info("try to connect to server...")
+            if first and self._ladder is not None:
+                self._expect(self._ladder.climb_s)
             try:
                 control = await self._try_unless_stopped()
             except PyfrpError as exc:
@@ -264,11 +266,14 @@ class Client:
                 self.log.warning(
                     f"the next try is in {pause_s:g} s: many wrong passwords lock an account"
                 )
-                if self._on_wait is not None:
-                    self._on_wait(pause_s)
+                self._expect(pause_s)
             await self._pause(pause_s)
             delay = min(delay * 2, cap)
         return None
+
+    def _expect(self, seconds: float) -> None:
+        if seconds and self._on_wait is not None:
+            self._on_wait(seconds)
 
     async def _try_unless_stopped(self) -> Control | None:
         """Try once. A try has many steps, each with seconds to wait: `stop` cancels it."""

@@ -217,6 +217,17 @@ async def test_the_patience_grows_while_nothing_works():
     assert net.tried[-1] == ("tcp", 5.0)
 
 
+async def test_the_time_of_a_climb_is_told_until_all_patience_was_in_vain():
+    # Three ways and three through a proxy, which none is.
+    ladder, net = ladder_of(), Net(**dict.fromkeys(("tcp", "wss", "websocket"), CUT))
+    told = []
+    for _ in range(4):
+        told.append(ladder.climb_s)
+        with pytest.raises(NoWay):
+            await ladder.climb(prove, net.attempt)
+    assert told == [2 * 5.0 * 3, 2 * 10.0 * 3, 0.0, 0.0]
+
+
 async def test_a_way_that_stands_and_does_not_answer_is_left():
     ladder = ladder_of(ladder=["tcp", "wss"])
     ladder._rung_s = 0.02

@@ -290,6 +290,28 @@ async def test_a_proxy_that_does_not_know_us_is_asked_rarely(loop_kind, monkeypa
     assert told == [module.UNKNOWN_PAUSE_S] * 2
 
 
+async def test_the_first_climb_is_given_its_time(loop_kind, monkeypatch):
+    told = []
+    cfg = client_of(free_port(), loginFailExit=False, transport={"protocol": "auto"})
+    client = Client(cfg, on_wait=told.append)
+    tried = []
+
+    async def pause(seconds):
+        if len(tried) == 3:
+            client._stopping.set()
+
+    async def climb(prove, attempt):
+        tried.append(list(told))
+        client._ladder._vain += 1
+        raise NoWay("none")
+
+    monkeypatch.setattr(client, "_pause", pause)
+    monkeypatch.setattr(client._ladder, "climb", climb)
+    await within(client.run(), 5, "the client to end")
+    # Before each climb, until one with all patience was in vain.
+    assert tried == [[30.0], [30.0, 60.0], [30.0, 60.0]]
+
+
 async def test_a_stopped_client_lets_its_users_finish(loop_kind):
     port, remote = free_port(), free_port()
     async with service() as local, serving(port):
