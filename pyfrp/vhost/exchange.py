@@ -488,7 +488,8 @@ class HttpExchange(Ends):
         self._frontend.bridge(caller, upstream.release(), rest)
 
     def _read_on(self) -> None:
-        if not self._upstream_full:
+        # Each request of a long pipeline would let one more chunk in than it takes out.
+        if not self._upstream_full and len(self._buffer) <= READ_AHEAD:
             super()._read_on()
 
     def _hand_over(self) -> Endpoint:
