@@ -54,7 +54,8 @@ class HttpExchange(Ends):
     def __init__(self, frontend: Serving) -> None:
         super().__init__(frontend)
         self._requests = 0
-        self._pipelined = False  # Bytes of the next request wait in `_buffer` for their turn.
+        # The next request waits for its turn in `_buffer`, or would if it were here already.
+        self._pipelined = False
         self._silent = False  # Nothing was sent since the caller half-closed.
         self._choked = False  # The caller does not drain, so the upstream is paused.
         self._last: RequestHead | None = None  # Many callers repeat the head of their last request.
@@ -89,7 +90,7 @@ class HttpExchange(Ends):
         """The caller sends no more: gone, or half-closed and waiting for its answer?"""
         self._half_closed = True
         if self._pipelined:
-            return True  # A request is at hand, and `_next` is about to read it.
+            return True  # A request may be at hand; `_next` or `_go_on` will see.
         over = self._asking != Asking.DONE or self._answering == Answering.OVER
         if over or not cast(Endpoint, self._caller).can_write_eof():
             return False  # Nothing could be answered any more; and TLS ends as a whole.
@@ -118,6 +119,8 @@ class HttpExchange(Ends):
         self._choked = False
         if self._upstream is not None and not self._upstream.closed:
             self._upstream.endpoint.resume_reading()
+        elif self._pipelined:
+            self._go_on()
 
     def _leave(self) -> None:
         """The caller is gone, so the model may stop."""
@@ -442,9 +445,18 @@ class HttpExchange(Ends):
             return
         self._asking = Asking.HEAD
         self._answering = Answering.NONE
-        self.deadline = self._frontend.clock() + HEAD_S
-        if self._buffer:
+        if self._choked:
+            # Answers of our own to a caller who reads none of them would pile up.
             self._pipelined = True
+            self.deadline = 0.0
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Turn to the caller's next request."""
+        self.deadline = self._frontend.clock() + HEAD_S
+        self._pipelined = bool(self._buffer)
+        if self._pipelined:
             self._frontend.soon(self._next)
         elif self._half_closed:
             self._close()

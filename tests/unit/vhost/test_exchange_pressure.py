@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from pyfrp.vhost.stages import LINGER_S, READ_AHEAD
+from pyfrp.vhost.stages import HEAD_S, LINGER_S, READ_AHEAD
 from tests.unit.vhost.scene import (
     CHUNKED,
     MARK,
@@ -12,6 +12,7 @@ from tests.unit.vhost.scene import (
     chunk,
     get,
     post,
+    split_answers,
     turns,
     vhost,
 )
@@ -47,17 +48,72 @@ async def test_a_work_connection_is_not_left_stopped_by_its_last_caller():
         assert v.service.reading
 
 
-async def test_a_caller_who_still_does_not_read_stops_the_next_service_too():
+async def test_a_caller_who_still_does_not_read_waits_for_the_next_answer():
     async with vhost() as v:
         caller = await v.ask(get("/1") + get("/2"))
         caller.stuck = True
         v.service.feed(answer(bytes(MARK + 1)))
         await turns()
-        assert b"/2" in v.service.sent
-        assert not v.service.reading
+        v.advance(2 * HEAD_S)
+        assert b"/2" not in v.service.sent
         caller.unstick()
-        assert v.service.reading
+        await turns()
+        assert b"/2" in v.service.sent
         v.service.feed(answer(b"2"))
+        assert [status for status, _ in split_answers(caller.sent)] == [200, 200]
+
+
+async def test_a_caller_who_read_at_last_may_ask_again():
+    async with vhost() as v:
+        caller = await v.ask(get("/1"))
+        caller.stuck = True
+        v.service.feed(answer(bytes(MARK + 1)))
+        caller.unstick()
+        caller.feed(get("/2"))
+        assert b"/2" in v.service.sent
+        v.service.feed(answer(b"2"))
+        v.advance(HEAD_S)
+        assert caller.closed
+
+
+async def test_a_caller_who_reads_at_last_and_ended_his_side_is_closed():
+    async with vhost() as v:
+        caller = await v.ask(get("/1"))
+        caller.stuck = True
+        v.service.feed(answer(bytes(MARK + 1)))
+        caller.end()
+        assert not caller.closed
+        caller.unstick()
+        assert caller.closed
+
+
+async def test_a_caller_who_does_not_read_stops_a_service_that_is_only_being_reached():
+    async with vhost() as v:
+        v.opening = asyncio.Event()
+        caller = await v.ask(get("/1"))
+        caller.protocol.pause_writing()
+        v.opening.set()
+        await turns()
+        assert not v.service.reading
+        caller.protocol.resume_writing()
+        assert v.service.reading
+        v.service.feed(answer(b"1"))
+
+
+async def test_refusals_that_nobody_reads_do_not_pile_up():
+    async with vhost() as v:
+        caller = v.call()
+        caller.stuck = True
+        sent = 0
+        while caller.reading:
+            caller.feed(get(host="nobody.test") * 100)
+            await turns(300)
+            sent += 100
+            assert sent < 10_000
+        assert len(caller.sent) < MARK + 1000
+        caller.unstick()
+        await turns(2 * sent)
+        assert [status for status, _ in split_answers(caller.sent)] == [404] * sent
 
 
 async def test_a_pipeline_is_not_read_ahead_further_with_each_request():
