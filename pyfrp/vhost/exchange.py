@@ -145,7 +145,7 @@ class HttpExchange(Ends):
                 return
             head = http1.next_request_head(data, self._last, seen)
         except BadHead as exc:
-            self._asking = Asking.DONE
+            # `_asking` stays: who knows what this caller still sends.
             self.refuse(exc.status, str(exc), stage="request head", keep_alive=False)
             return
         if head is None:
@@ -209,7 +209,6 @@ class HttpExchange(Ends):
         try:
             data = body.feed(data)
         except BadHead as exc:
-            self._asking = Asking.DONE
             if self._answering == Answering.BODY:
                 self._cut(exc)  # A refusal in the middle of an answer would be part of it.
             else:

@@ -582,6 +582,26 @@ async def test_an_early_final_answer_reaches_a_caller_who_is_still_sending():
         assert not caller.aborted
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        post(b"").replace(b": 0", b": 9\r\nTransfer-Encoding: chunked"),
+        post(b"", "Expect: more").replace(b": 0", b": 9"),
+        post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"nonsense\r\n",
+    ],
+    ids=["framing", "expectation", "chunks"],
+)
+async def test_who_still_sends_what_was_refused_is_not_reset_before_he_has_read_why(refused):
+    async with vhost() as v:
+        caller = await v.ask(refused)
+        assert split_answers(caller.sent)[0][0] in (400, 417)
+        assert caller.ended
+        caller.feed(bytes(1000))
+        assert not caller.closed
+        caller.end()
+        assert caller.closed
+
+
 async def test_a_caller_who_never_stops_sending_after_his_answer_is_cut():
     async with vhost() as v:
         caller = await v.ask(post(b"").replace(b": 0", b": 1000000") + bytes(1000))

@@ -350,7 +350,8 @@ async def test_a_connection_accepted_elsewhere_that_speaks_nonsense_is_refused()
         caller = Wire()
         v.frontend.adopt(caller, b"GET\x00/\r\n")
         assert split_answers(caller.sent)[0][0] == 400
-        await turns()
+        assert caller.ended
+        caller.end()
         assert caller.closed
 
 
