@@ -224,8 +224,17 @@ class Front:
         self._exchanges.pop(exchange, None)
         self._quiet.set()
 
-    def bridge(self, caller: Endpoint, upstream: Endpoint, early: bytes) -> None:
-        bridge = Bridge(caller, upstream, early=early, on_close=self._unbridge)
+    def bridge(
+        self, caller: Endpoint, upstream: Endpoint, early: bytes, answer: bytes, ended: bool
+    ) -> None:
+        bridge = Bridge(
+            caller,
+            upstream,
+            early=early,
+            far_early=answer,
+            near_ended=ended,
+            on_close=self._unbridge,
+        )
         self._bridges[bridge] = None
 
     def _unbridge(self, bridge: Carried) -> None:

@@ -494,9 +494,8 @@ class HttpExchange(Ends):
             dechunk=False,
             date=self._frontend.date,
         )
-        caller.write(out + early)
         caller.pause_reading()
-        self._frontend.bridge(caller, upstream.release(), rest)
+        self._frontend.bridge(caller, upstream.release(), rest, out + early, self._half_closed)
 
     def _read_on(self) -> None:
         # Each request of a long pipeline would let one more chunk in than it takes out.

@@ -188,9 +188,18 @@ class HttpFrontend:
         self._exchanges.pop(exchange, None)
         self._settle()
 
-    def bridge(self, caller: Endpoint, upstream: Endpoint, early: bytes) -> None:
+    def bridge(
+        self, caller: Endpoint, upstream: Endpoint, early: bytes, answer: bytes, ended: bool
+    ) -> None:
         """Join an upgraded connection and its upstream for good."""
-        bridge = Bridge(caller, upstream, early=early, on_close=self._unbridge)
+        bridge = Bridge(
+            caller,
+            upstream,
+            early=early,
+            far_early=answer,
+            near_ended=ended,
+            on_close=self._unbridge,
+        )
         self._bridges[bridge] = None
 
     def _unbridge(self, bridge: Bridge) -> None:

@@ -75,8 +75,16 @@ class Serving(Protocol):
         """It is gone, or somebody else's."""
         ...
 
-    def bridge(self, caller: Endpoint, upstream: Endpoint, early: bytes) -> None:
-        """Join an upgraded connection and its upstream for good."""
+    def bridge(
+        self, caller: Endpoint, upstream: Endpoint, early: bytes, answer: bytes, ended: bool
+    ) -> None:
+        """Join an upgraded connection and its upstream for good.
+
+        Args:
+            early: What the caller sent ahead.
+            answer: What he is still to be sent, the switch and what came with it.
+            ended: Whether his EOF has come already.
+        """
         ...
 
     def spawn(self, coro: Coroutine[Any, Any, None]) -> None: ...

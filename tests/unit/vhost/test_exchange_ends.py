@@ -483,6 +483,23 @@ async def test_connect_becomes_a_pipe_after_a_2xx():
         v.service.lose()
 
 
+async def test_a_pipe_whose_caller_had_ended_his_side_before_carries_that_on():
+    async with vhost() as v:
+        request = f"CONNECT {HOST}:80 HTTP/1.1\r\nHost: {HOST}:80\r\n\r\n".encode()
+        caller = await v.ask(request + b"all of it")
+        caller.end()
+        v.service.take()
+        v.service.feed(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        assert v.service.take() == b"all of it"
+        assert v.service.ended
+        v.service.feed(b"the answer")
+        assert caller.sent.endswith(b"the answer")
+        v.service.end()
+        await turns()
+        assert caller.closed
+        assert len(v.frontend) == 0
+
+
 async def test_connect_that_is_turned_down_is_an_answer_like_any_other():
     async with vhost() as v:
         request = f"CONNECT {HOST}:80 HTTP/1.1\r\nHost: {HOST}:80\r\n\r\n".encode()

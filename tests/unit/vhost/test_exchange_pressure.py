@@ -17,6 +17,8 @@ from tests.unit.vhost.scene import (
     vhost,
 )
 
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
 # -- callers who do not read --------------------------------------------------------------------
 
 
@@ -128,6 +130,16 @@ async def test_a_pipeline_is_not_read_ahead_further_with_each_request():
             await turns()
         assert sent * len(get("/more")) < 4 * READ_AHEAD
         assert not caller.reading
+
+
+async def test_a_caller_who_does_not_read_what_came_with_the_switch_stops_the_service():
+    async with vhost() as v:
+        caller = await v.ask(get("/ws", "Connection: Upgrade", "Upgrade: websocket"))
+        caller.stuck = True
+        v.service.feed(SWITCHED + bytes(MARK))
+        assert not v.service.reading
+        caller.unstick()
+        assert v.service.reading
 
 
 # -- services that do not read ------------------------------------------------------------------
