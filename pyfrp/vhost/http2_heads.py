@@ -19,6 +19,7 @@ Fields = Iterable[tuple[bytes, bytes]]
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _VALUE = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
 _WORD = re.compile(rb"[!-~]+")
+_PATH = re.compile(rb"[!-~\x80-\xff]+")
 _PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
 # What belongs to one connection of HTTP/1.1 (RFC 9113, 8.2.2).
 _CONNECTION = frozenset(
@@ -66,7 +67,7 @@ def request_text(fields: Fields, *, ended: bool) -> RequestText:
                 raise BadHead(f"{name.decode()} is given twice")
             if lines or cookies or host is not None or length is not None:
                 raise BadHead("a pseudo field after other fields")
-            if _WORD.fullmatch(value) is None:
+            if (_PATH if name == b":path" else _WORD).fullmatch(value) is None:
                 raise BadHead(f"{name.decode()} is empty, or has a byte that it may not have")
             pseudo[name] = value
             continue

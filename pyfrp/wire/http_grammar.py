@@ -53,6 +53,7 @@ _BASIC = re.compile(
     rb"[Bb][Aa][Ss][Ii][Cc] ++((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?) *+"
 )
 _DIGITS = [b"%c" % digit for digit in b"0123456789abcdefABCDEF"]
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 # The two digits of each escape, in both cases; a loop over a path full of them stays cheap.
 _OCTETS = {a + b: bytes.fromhex((a + b).decode()) for a in _DIGITS for b in _DIGITS}
 
@@ -219,6 +220,13 @@ def same_authority(one: bytes, other: bytes, *, default_port: int) -> bool:
         return read_host(authority)[1], port
 
     return place(one) == place(other)
+
+
+def escape_target(target: bytes) -> bytes:
+    """Percent-encode what is beyond ASCII in a request target."""
+    if target.isascii():
+        return target
+    return _BEYOND_ASCII.sub(lambda octet: b"%%%02X" % ord(octet[0]), target)
 
 
 def decode_path(path: bytes) -> str:

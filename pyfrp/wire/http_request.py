@@ -28,6 +28,7 @@ from pyfrp.wire.http_grammar import (
     check_octets,
     check_partial_head,
     decode_path,
+    escape_target,
     field_fault,
     find_head_end,
     list_tokens,
@@ -148,7 +149,7 @@ _COMMON = re.compile(
 # Groups of lines that do not go on, with the length of "Name: " before each.
 _CUT_GROUPS = ((5, 12), (8, 17), (9, 19), (10, 18))
 _GENERAL = re.compile(
-    rb"([" + TOKEN_CHAR + rb"]{1,%d}+) ([!\"$-~]{1,%d}+) HTTP/1\.([01])\r\n"
+    rb"([" + TOKEN_CHAR + rb"]{1,%d}+) ([!\"$-~\x80-\xff]{1,%d}+) HTTP/1\.([01])\r\n"
     rb"(?:"
     % (MAX_METHOD_BYTES, MAX_TARGET_BYTES)
     + _GENERIC
@@ -173,7 +174,8 @@ class RequestHead:
 
     Attributes:
         method: As sent.
-        target: As sent; the request line is the only place where it counts.
+        target: As sent, with what is beyond ASCII escaped: curl sends what was typed, and not
+            every service takes that.
         minor: 0 or 1, of HTTP/1.x.
         authority: The Host field as sent; the target's for proxies' clients of HTTP/1.0 without.
         host: The key for routing: lower case, no port, no brackets, no trailing dot.
@@ -365,6 +367,7 @@ def _parse_general(data: bytes) -> RequestHead:
     if match is None or len(data) > MAX_HEAD_BYTES:
         raise _diagnose(data)
     method, target, minor_digit = match.groups()
+    target = escape_target(target)
     line_end = match.end(3)
 
     head = RequestHead()
@@ -541,5 +544,3 @@ def _check_start_line(line: bytes) -> None:
         raise BadHead("a fragment in the request target")
     if not target:
         raise BadHead("the request target is empty")
-    if not target.isascii():
-        raise BadHead("the request target has bytes beyond ASCII")

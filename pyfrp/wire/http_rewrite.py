@@ -183,6 +183,8 @@ def rewrite_request_head(head: RequestHead, edit: HeadEdit | None, client_ip: by
             out = b"%bHost: %b\r\n\r\n" % (out[:-2], head.host_field)
         return out
     kept, known, host = splice(head.raw, head.cuts), head.forwarded_for, head.host_field
+    if not kept.isascii():
+        kept = _with_target(kept, head)
     if edit is None and client_ip:
         # What `forwarded_lines` makes of it, without its cost: a third of this function's.
         told = b"%b, %b" % (known, client_ip) if known else client_ip
@@ -204,6 +206,12 @@ def rewrite_request_head(head: RequestHead, edit: HeadEdit | None, client_ip: by
     head.rewritten = out
     head.rewritten_for = (edit, client_ip)
     return out
+
+
+def _with_target(out: bytes, head: RequestHead) -> bytes:
+    """Put the target as it was read, which is escaped, in place of the one that was sent."""
+    start = len(head.method) + 1
+    return b"%b%b%b" % (out[:start], head.target, out[out.index(b" ", start) :])
 
 
 def _replace_host(out: bytes, head: RequestHead, host: bytes) -> bytes:

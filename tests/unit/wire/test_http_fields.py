@@ -23,6 +23,7 @@ def head(target: bytes, *lines: bytes, method: bytes = b"GET", version: bytes = 
         (b"HTTP://a.test", ("a.test", 80), b"GET / HTTP/1.1\r\nHost: a.test\r\n"),
         (b"http://a.test?q", ("a.test", 80), b"GET /?q HTTP/1.1\r\nHost: a.test\r\n"),
         (b"http://A.test:81/", ("a.test", 81), b"GET / HTTP/1.1\r\nHost: A.test:81\r\n"),
+        (b"http://a.test/\xe9", ("a.test", 80), b"GET /%E9 HTTP/1.1\r\nHost: a.test\r\n"),
         (b"http://[::1]/", ("::1", 80), b"GET / HTTP/1.1\r\nHost: [::1]\r\n"),
         (b"http://[::1]:8/http://x/", ("::1", 8), b"GET /http://x/ HTTP/1.1\r\nHost: [::1]:8\r\n"),
     ],

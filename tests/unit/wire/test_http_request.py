@@ -96,6 +96,17 @@ ODD: list[tuple[str, bytes, dict[str, object]]] = [
     ("empty query", head(line=b"GET /a? HTTP/1.1"), {"path": "/a"}),
     ("escapes", head(line=b"GET /a%20b%2Fc%3f HTTP/1.1"), {"path": "/a b/c?"}),
     ("escaped UTF-8", head(line=b"GET /%ED%95%9C HTTP/1.1"), {"path": "/한"}),
+    (
+        "UTF-8 as it is",
+        head(line="GET /한?q=글 HTTP/1.1".encode()),
+        {"path": "/한", "target": b"/%ED%95%9C?q=%EA%B8%80"},
+    ),
+    (
+        "UTF-8 among escapes",
+        head(line="GET /%ED%95%9C/é HTTP/1.1".encode()),
+        {"path": "/한/é", "target": b"/%ED%95%9C/%C3%A9"},
+    ),
+    ("junk as it is", head(line=b"GET /\xff HTTP/1.1"), {"path": "/\ufffd", "target": b"/%FF"}),
     ("escaped junk", head(line=b"GET /%ff HTTP/1.1"), {"path": "/\ufffd"}),
     ("two slashes", head(line=b"GET //other.local/a HTTP/1.1"), {"path": "//other.local/a"}),
     ("dots", head(line=b"GET /a/../b HTTP/1.1"), {"path": "/a/../b"}),
@@ -377,6 +388,16 @@ def test_host_rewrite_reaches_absolute_targets() -> None:
     assert rewrite(data, HeadEdit(b"new", {})).startswith(
         b"GET http://new/a?b HTTP/1.1\r\nHost: new\r\n"
     )
+
+
+def test_the_next_hop_gets_a_target_of_plain_ascii() -> None:
+    out = rewrite(head(b"A: \xe9", line="GET /한/%20?q=글 HTTP/1.0".encode()))
+    assert out.startswith(b"GET /%ED%95%9C/%20?q=%EA%B8%80 HTTP/1.1\r\n")
+    assert b"\r\nA: \xe9\r\n" in out
+    edit = HeadEdit(b"new.local", {}, origin_form=True)
+    out = rewrite(head(line="GET http://llm.local/é HTTP/1.1".encode()), edit)
+    assert out.startswith(b"GET /%C3%A9 HTTP/1.1\r\n")
+    assert b"\r\nHost: new.local\r\n" in out
 
 
 def test_connect_passes_as_it_is() -> None:

@@ -28,6 +28,7 @@ from pyfrp.wire.http1 import (
     rewrite_request_head,
     rewrite_response_head,
 )
+from pyfrp.wire.http_grammar import escape_target
 
 IP = b"203.0.113.9"
 NEXT = b"GET /next HTTP/1.1\r\nHost: next\r\n\r\n"
@@ -300,6 +301,7 @@ def test_what_others_take_as_two_requests_is_not_one_for_us(data: bytes) -> None
     for ask in (ask_llhttp, ask_h11):
         seen = ask(data + sent + NEXT)
         if seen is not None and head.keep_alive:
+            seen = [(method, escape_target(target), body) for method, target, body in seen]
             assert seen == [(head.method, head.target, meant), (b"GET", b"/next", b"")]
 
 
