@@ -27,6 +27,7 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
+from h2.stream import H2Stream
 
 from pyfrp.errors import BadHead
 from pyfrp.net.endpoint import HIGH_WATER, Endpoint, peer_address
@@ -62,6 +63,19 @@ class _Connection(H2Connection):
     def open_inbound_streams(self) -> int:
         """None, so that a stream too many is refused alone and not with the whole connection."""
         return super().open_inbound_streams * 0  # Asked, it also forgets the closed ones.
+
+    def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> H2Stream:
+        """A stream that does not look at content-length, for which h2 would end the connection.
+
+        `http2_heads` and `Http2Stream.receive` do, and end the stream alone (RFC 9113, 8.1.1).
+        """
+        stream = super()._begin_new_stream(stream_id, allowed_ids)
+        stream._initialize_content_length = _ignore  # type: ignore[method-assign]  # of this one
+        return stream
+
+
+def _ignore(headers: object) -> None:
+    pass
 
 
 class Http2Caller(asyncio.Protocol):

@@ -129,23 +129,36 @@ async def test_trailers_that_could_be_taken_for_a_head_are_not_passed_on(
 async def test_a_body_of_another_length_than_announced_ends_nowhere_else(sent: int) -> None:
     async with scene() as s:
         s.be_rude()
+        await s.get("/other")
         stream = await s.get("/up", "POST", [("content-length", "5")], end=False)
-        s.backends[0].take()
+        s.backends[1].take()
         s.h2.send_data(stream, b"GET / HTTP/1.1"[:sent])
         if sent < 5:
             s.h2.send_headers(stream, [("x-end", "1")], end_stream=True)
         await s.settle()
-        assert len(s.backends[0].take()) < 5
-        assert s.backends[0].aborted
-        assert s.answers[stream].reset == 1 or s.goaway is not None
+        assert len(s.backends[1].take()) < 5
+        assert s.backends[1].aborted
+        assert s.answers[stream].reset == 1
+        # It is one stream's fault.
+        assert s.goaway is None
+        assert not s.backends[0].aborted
+
+
+@pytest.mark.parametrize("length", ["five", "-5", "5, 5"])
+async def test_a_length_that_is_none_costs_one_request_and_not_the_connection(length: str) -> None:
+    async with scene() as s:
+        s.be_rude()
+        await s.get("/other")
+        stream = await s.get("/up", "POST", [("content-length", length)], end=False)
+        assert s.answers[stream].status == 400
+        assert s.goaway is None
+        assert not s.backends[0].aborted
 
 
 async def test_more_bytes_than_announced_are_stopped_here_too() -> None:
     async with scene() as s:
         stream = await s.get("/up", "POST", [("content-length", "3")], end=False)
         s.backends[0].take()
-        # As if h2 did not look: what exceeds a body would be read as another request.
-        s.wire.protocol.h2.streams[stream]._expected_content_length = None
         s.h2.send_data(stream, b"abcGET / HTTP/1.1\r\n")
         await s.settle()
         assert not s.backends[0].take()
