@@ -22,6 +22,9 @@ RECORD = 16 * 1024  # The most plaintext a TLS record holds (RFC 8446, 5.1).
 _READ_SIZE = 128 * 1024
 _read_buffer = memoryview(bytearray(_READ_SIZE))
 _plain = memoryview(bytearray(_READ_SIZE))
+# Answers to key updates, of 27 bytes each, that may wait for the peer to read. An honest one asks
+# once in many gigabytes.
+_UNREAD_LIMIT = 64 * 1024
 
 ReadInto = Callable[[int, memoryview], int]
 
@@ -65,6 +68,7 @@ class TlsEndpoint(OnLink, asyncio.BufferedProtocol):
         self._lost = False
         self._ready = False
         self._stop: ssl.SSLError | None = None  # The peer's end, or the failure, met while reading.
+        self._unread = 0  # Bytes of answers since the link last had nothing to send.
         self._cause: HandshakeError | None = None
         self.handshaken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # A failure that nobody awaits any more (the dialler gave up) is not worth a warning.
@@ -246,12 +250,24 @@ class TlsEndpoint(OnLink, asyncio.BufferedProtocol):
         except ssl.SSLError as exc:
             self._stop = exc
         if self._outgoing.pending:
-            self._send()  # Answers to key updates.
+            self._answer()
         if self._stop is not None and not self._paused:
             if isinstance(self._stop, ssl.SSLZeroReturnError):
                 self._end()
             else:
                 self._fail(HandshakeError(explain(self._stop)))
+
+    def _answer(self) -> None:
+        """Send what TLS itself answers, to key updates, if the peer reads that."""
+        data = self._outgoing.read()
+        if not self._link.get_write_buffer_size():
+            self._unread = 0
+        self._unread += len(data)
+        if self._unread <= _UNREAD_LIMIT:
+            self._link.write(data)
+        elif not self._closing:
+            self._cause = HandshakeError("the peer asks for new keys and does not read the answers")
+            self.abort()
 
     def _read_rest(self, size: int) -> int:
         """Read what else is at hand behind `size` bytes; one piece means fewer calls upwards."""

@@ -11,7 +11,7 @@ from pyfrp.errors import HandshakeError
 from pyfrp.net.tls import TlsEndpoint, explain, upgrade
 from tests.support.waiting import until, within
 from tests.unit.net.ends import Reader, memory_pair, tcp_pair, tcp_to_raw, turns
-from tests.unit.net.tls_pair import NAME, Library, client_context, server_context
+from tests.unit.net.tls_pair import NAME, KeyUpdates, Library, client_context, server_context
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -450,6 +450,32 @@ async def test_back_pressure_of_the_link_reaches_the_writer():
     await turns()
     assert not scene.reader.choked
     assert len(scene.client.data) == 100 * KIB
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_peer_that_asks_for_new_keys_and_does_not_read_is_dropped(reads, tmp_path):
+    scene = Scene()
+    log = tmp_path / "keys"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.keylog_filename = str(log)
+    scene.client = Library(server_side=False, context=context)
+    scene.far.set_protocol(Feeding(scene.client))
+    await scene.ready()
+    peer = KeyUpdates(log.read_text())
+    context.keylog_filename = None  # Close the file.
+    if not reads:
+        scene.far.pause_reading()
+    for _ in range(40):
+        if not scene.reader.lost:
+            scene.far.write(b"".join(peer.next() for _ in range(100)))
+            await turns()
+    if reads:
+        assert not scene.reader.lost
+    else:
+        assert "does not read" in str(scene.reader.lost[0])
+        assert len(scene.link.written) < 100 * KIB
 
 
 async def test_what_is_known_of_the_link_is_known_of_the_endpoint():

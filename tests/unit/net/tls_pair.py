@@ -11,6 +11,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.x509.oid import NameOID
 
 NAME = "frps.test"
@@ -120,3 +122,30 @@ class Library:
     @property
     def out(self) -> bytes:
         return self._out.read()
+
+
+class KeyUpdates:
+    """Writes records of a TLS 1.3 client that ask for another key (RFC 8446, 4.6.3).
+
+    The standard library cannot do that, so this takes the client's place after the handshake, with
+    the secret that it wrote to its key log. For TLS_AES_256_GCM_SHA384, which OpenSSL likes best.
+
+    Args:
+        key_log: Of a client that has sent no record since the handshake.
+    """
+
+    def __init__(self, key_log: str) -> None:
+        (line,) = (x for x in key_log.splitlines() if x.startswith("CLIENT_TRAFFIC_SECRET_0 "))
+        self._secret = bytes.fromhex(line.split()[2])
+
+    def next(self) -> bytes:
+        """A request for the server to change its key; ours changes after it."""
+        nonce, key = self._expand(b"iv", 12), self._expand(b"key", 32)
+        message = b"\x18\0\0\1\1\x16"  # KeyUpdate, update_requested; a handshake record.
+        head = b"\x17\3\3" + (len(message) + 16).to_bytes(2, "big")
+        self._secret = self._expand(b"traffic upd", len(self._secret))
+        return head + AESGCM(key).encrypt(nonce, message, head)
+
+    def _expand(self, label: bytes, size: int) -> bytes:
+        info = size.to_bytes(2, "big") + bytes((6 + len(label),)) + b"tls13 " + label + b"\0"
+        return HKDFExpand(hashes.SHA384(), size, info).derive(self._secret)
