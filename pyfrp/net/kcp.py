@@ -14,8 +14,10 @@ from pyfrp.net.alarm import Alarm
 from pyfrp.net.endpoint import HIGH_WATER, LOW_WATER
 from pyfrp.wire.kcp_session import WINDOW, KcpSession
 
-# After `close`: for what was written to arrive.
-LINGER_S = 2.0
+# After `close`, what was written may take its time to arrive, on a thin link or with a slow reader,
+# for as long as the peer answers: it is asked often, and gone after such a silence. A reader that
+# stopped would have it kept for ever, so that there is an end to it.
+LOOK_S, LINGER_S, LONGEST_S = 0.5, 5.0, 300.0
 # A peer whose system says that nobody listens any more has gone; while it starts this is normal.
 REFUSED_S = 5.0
 # Silences, one after the other, each ended by a question, after which a peer is gone.
@@ -122,14 +124,27 @@ class KcpEndpoint:
             self._schedule()
 
     def close(self) -> None:
-        """Let what was written arrive, for a moment, then end."""
+        """Let what was written arrive, then end."""
         if self._closing:
             return
         self._closing = True
+        self.session.release()  # A peer that is not read could not end either.
         self.session.finish()
         self._flush()
         if not self.session.idle:
-            self._linger = self._loop.call_later(LINGER_S, self._lose, None)
+            now = self._loop.time()
+            self._linger = self._loop.call_later(LOOK_S, self._look, now, now)
+
+    def _look(self, closed: float, heard: float) -> None:
+        """See whether the peer is still there to take what was written."""
+        now = self._loop.time()
+        heard = max(heard, self.session.heard)
+        gone = self.session.ended or now - heard >= LINGER_S
+        if gone or now - closed >= LONGEST_S:
+            self._lose(None)
+            return
+        self.ask()
+        self._linger = self._loop.call_later(LOOK_S, self._look, closed, heard)
 
     def abort(self) -> None:
         if not self._lost and not self._released:

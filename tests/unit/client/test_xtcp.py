@@ -149,6 +149,7 @@ async def table(
 @pytest.fixture(autouse=True)
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meetings, "HEAD_START_S", 0.05)
+    monkeypatch.setattr(kcp, "LOOK_S", 0.01)
     monkeypatch.setattr(kcp, "LINGER_S", 0.05)
 
 

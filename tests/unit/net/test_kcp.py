@@ -137,7 +137,60 @@ async def test_what_was_written_before_the_end_arrives():
         assert reader.lost == []  # KCP has no end of its own.
 
 
+async def test_what_was_written_before_the_end_arrives_however_slow_the_reader(monkeypatch):
+    monkeypatch.setattr(kcp, "LOOK_S", 0.01)
+    monkeypatch.setattr(kcp, "LINGER_S", 0.1)
+    async with linked() as (a, b):
+        reader, writer = Reader(), reading(a)
+        b.set_protocol(reader)
+        a.write(bytes(4_000_000))
+        a.close()
+        asks = b._socket.sent + 20
+        await until(lambda: b._socket.sent > asks, "time enough for a peer that is gone")
+        assert writer.lost == []
+        b.resume_reading()
+        await reader.until_data(4_000_000)
+        assert await writer.until_lost() is None
+
+
+async def test_a_reader_that_stopped_does_not_hold_an_end_for_ever(monkeypatch):
+    monkeypatch.setattr(kcp, "LOOK_S", 0.01)
+    monkeypatch.setattr(kcp, "LONGEST_S", 0.1)
+    async with linked() as (a, b):
+        writer = reading(a)
+        b.set_protocol(Reader())
+        a.write(bytes(4_000_000))
+        a.close()
+        assert await writer.until_lost() is None
+
+
+async def test_two_that_end_unread_do_not_wait_for_each_other():
+    async with linked() as (a, b):
+        readers = Reader(), Reader()
+        for end, reader in zip((a, b), readers, strict=True):
+            end.set_protocol(reader)
+            end.write(bytes(4_000_000))
+        await turns()
+        a.close()
+        b.close()
+        for reader in readers:
+            assert await reader.until_lost() is None
+
+
+async def test_an_end_does_not_wait_for_a_peer_that_has_ended(monkeypatch):
+    monkeypatch.setattr(kcp, "LOOK_S", 0.01)
+    async with linked() as (a, b):
+        writer = reading(a)
+        a._socket.loss = 1.0
+        a.write(b"nobody wants it")
+        b.close()
+        await writer.until_ended()
+        a.close()
+        assert await writer.until_lost(kcp.LINGER_S / 2) is None
+
+
 async def test_an_end_does_not_wait_for_a_peer_that_is_gone(monkeypatch):
+    monkeypatch.setattr(kcp, "LOOK_S", 0.01)
     monkeypatch.setattr(kcp, "LINGER_S", 0.05)
     async with linked(loss=1.0) as (a, _):
         writer = reading(a)
