@@ -115,7 +115,8 @@ class KcpEndpoint:
         return self._closing
 
     def pause_reading(self) -> None:
-        self.session.hold()
+        if not self._closing:
+            self.session.hold()
 
     def resume_reading(self) -> None:
         if not self._closing:

@@ -108,7 +108,8 @@ class KcpSession:
         heard: When anything last came; when it began, before that.
         alive: Whether anything came.
         proven: Whether the peer has shown that it gets what we send: it echoed our clock.
-        ended: The peer has ended and all that it sent was delivered.
+        ended: The peer has ended, all that it sent was delivered, and nobody said `hold` since: a
+            layer above may still have bytes for its reader.
         reset: The peer has ended, or knows nothing of this session; more will not come.
     """
 
@@ -194,7 +195,9 @@ class KcpSession:
 
     @property
     def ended(self) -> bool:
-        return self._end_at is not None and self._wanted >= self._end_at and not self._ready
+        if self._end_at is None or self._holding:
+            return False
+        return self._wanted >= self._end_at and not self._ready
 
     # -- what the caller wants -----------------------------------------------------------------
 

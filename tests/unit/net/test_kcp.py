@@ -164,6 +164,21 @@ async def test_a_reader_that_stopped_does_not_hold_an_end_for_ever(monkeypatch):
         assert await writer.until_lost() is None
 
 
+async def test_who_does_not_read_does_not_hear_of_the_end():
+    """What it was given before may still wait in a layer between: the end would cost it."""
+    async with linked() as (a, b):
+        reading(a)
+        reader = reading(b)
+        reader.on_data = lambda _: b.pause_reading()
+        a.write(b"last words")
+        a.close()
+        await reader.until_data(10)
+        await turns()
+        assert reader.ends == 0
+        b.resume_reading()
+        assert reader.ends == 1
+
+
 async def test_two_that_end_unread_do_not_wait_for_each_other():
     async with linked() as (a, b):
         readers = Reader(), Reader()
