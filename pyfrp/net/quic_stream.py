@@ -161,7 +161,9 @@ class QuicStream:
                     self._allowed = self._consumed
                     self._session.connection.allow(self._number, self._consumed + WINDOW)
                 self._protocol.data_received(data)
-            if self._far_ended and not self._told_end and not self._held:
+            # Not to a reader that said "hold" just now: a layer may still have bytes for it.
+            waits = self._held or self._holding
+            if self._far_ended and not (waits or self._told_end or self._closing):
                 self._told_end = True
                 if not self._protocol.eof_received():
                     self.close()

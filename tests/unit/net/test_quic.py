@@ -216,6 +216,20 @@ async def test_one_direction_may_end_before_the_other():
         await service.until_lost()
 
 
+async def test_who_does_not_read_does_not_hear_of_the_end():
+    """What it was given before may still wait in a layer between: the end would cost it."""
+    async with linked() as pair:
+        near, _, far, service = await pair.open()
+        service.on_data = lambda _: far.pause_reading()
+        near.write(b"last words")
+        near.write_eof()
+        await service.until_data(10)
+        await turns()
+        assert service.ends == 0
+        far.resume_reading()
+        assert service.ends == 1
+
+
 async def test_what_was_written_before_the_end_arrives():
     async with linked(loss=0.05) as pair:
         near, user, _, service = await pair.open()
