@@ -1,7 +1,8 @@
-"""YAML as frp's library reads it: like PyYAML's safe loader, but for a few scalars.
+"""YAML as frp's library reads it: like PyYAML's safe loader, but for a few details.
 
-Seen with frp 0.65.0: `y`/`n` are booleans, `7e3` is a number, `0o17` is octal, `1:30` and dates
-are strings, a key given twice counts the last time.
+Seen with frp 0.65.0: `y`/`n` are booleans, `7e3` is a number, `0o17` is octal, `1:30`, dates and
+`=` are strings, a key given twice counts the last time, also if one of the two is merged, and tabs
+may stand between tokens.
 """
 
 from __future__ import annotations
@@ -10,17 +11,43 @@ import re
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 _BOOL = "tag:yaml.org,2002:bool"
 _FLOAT = "tag:yaml.org,2002:float"
 _INT = "tag:yaml.org,2002:int"
-_REPLACED = {_BOOL, _FLOAT, _INT, "tag:yaml.org,2002:timestamp"}
+_MERGE = "tag:yaml.org,2002:merge"
+_REPLACED = {_BOOL, _FLOAT, _INT, "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"}
 
 _NUMBER_START = "-+0123456789."
 
 
 class GoLoader(yaml.SafeLoader):
-    """The safe loader with the scalars of Go's library."""
+    """The safe loader with the scalars, merges and tabs of Go's library."""
+
+    def scan_to_next_token(self) -> None:
+        """Skip tabs as well as spaces, but where they would indent a block."""
+        super().scan_to_next_token()
+        while self.peek() == "\t" and (self.flow_level or not self.allow_simple_key):
+            self.forward()
+            super().scan_to_next_token()
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Put what is merged where it stands: of the same keys the last one counts."""
+        pairs: list[Any] = []
+        for key, value in node.value:
+            if key.tag != _MERGE:
+                pairs.append((key, value))
+                continue
+            # Of a list of tables the first counts.
+            tables = reversed(value.value) if isinstance(value, yaml.SequenceNode) else [value]
+            for table in tables:
+                if not isinstance(table, yaml.MappingNode):
+                    reason = "only tables and lists of them can be merged"
+                    raise ConstructorError(None, None, reason, table.start_mark)
+                self.flatten_mapping(table)
+                pairs += table.value
+        node.value = pairs
 
 
 GoLoader.yaml_implicit_resolvers = {

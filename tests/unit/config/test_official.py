@@ -204,6 +204,17 @@ CLIENT: list[tuple[str, str]] = [
             ".x: 1",
             "auth:\n  .x: 1",
             "user: [a",
+            "user:\ta\t# why\nserverPort: 1\t\n",
+            "auth:\n\tmethod: token",
+            "auth:\n  \tmethod: token",
+            "auth: {\n\tmethod: token}",
+            "user: =",
+            # Whether the port is a number tells which of the two counts.
+            ".b: &b {port: x}\nwebServer:\n  port: 0\n  <<: *b\n",
+            ".b: &b {port: x}\nwebServer:\n  <<: *b\n  port: 0\n",
+            ".b: &b {port: x}\n.c: &c {port: 0}\nwebServer:\n  <<: [*b, *c]\n",
+            ".b: &b {port: x}\n.c: &c {port: 0}\nwebServer:\n  <<: [*c, *b]\n",
+            "webServer:\n  <<: 1\n",
         )
     ),
     *(

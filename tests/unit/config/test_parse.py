@@ -75,6 +75,7 @@ def test_an_empty_file_is_valid(text: str) -> None:
         ("a: ~", "a", None),
         ("a: .5", "a", 0.5),
         ("a: '7'", "a", "7"),
+        ("a: =", "a", "="),
     ],
 )
 def test_scalars_of_yaml_are_those_of_frp(text: str, key: str, value: object) -> None:
@@ -85,6 +86,40 @@ def test_scalars_of_yaml_are_those_of_frp(text: str, key: str, value: object) ->
 def test_anchors_and_merge_keys_of_yaml_work() -> None:
     text = ".base: &b {port: 1, addr: a}\nwebServer:\n  <<: *b\n  port: 2\n"
     assert parsed(text, "x.yaml") == {"webServer": {"port": 2, "addr": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: {k: own, <<: *b}", {"k": "b", "m": 1}),
+        ("a: {<<: *b, k: own}", {"k": "own", "m": 1}),
+        ("a: {<<: [*c, *b]}", {"k": "c", "m": 1}),
+        ("a: {<<: *b, <<: *c}", {"k": "c", "m": 1}),
+        ("a: {<<: {<<: *b, m: 2}, m: 3}", {"k": "b", "m": 3}),
+    ],
+)
+def test_of_merged_and_own_keys_of_yaml_the_last_counts(text: str, value: object) -> None:
+    bases = ".b: &b {k: b, m: 1}\n.c: &c {k: c}\n"
+    assert parsed(bases + text, "x.yaml") == {"a": value}
+
+
+@pytest.mark.parametrize("text", ["a: {<<: 1}", "a: {<<: [1]}"])
+def test_only_tables_of_yaml_can_be_merged(text: str) -> None:
+    assert "merg" in fault(text, "x.yaml").reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a:\tx\nb: 2\n",
+        "a: \tx\t\nb: 2\n",
+        "a: x\t# why\nb: 2\n",
+        "a: 'x'\t\nb: 2\t \t\n",
+        "<<: {\n\ta: x,\tb: 2\n\t}\n",
+    ],
+)
+def test_tabs_separate_within_a_line_of_yaml(text: str) -> None:
+    assert parsed(text, "x.yaml") == {"a": "x", "b": 2}
 
 
 def test_dotted_keys_of_yaml_stay_when_not_strict() -> None:
