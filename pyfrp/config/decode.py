@@ -13,6 +13,7 @@ import datetime
 from typing import Any, TypeVar
 
 from pyfrp.config.base import Key, Model, Shape, Tagged, keys_of
+from pyfrp.config.parse import laid_over
 from pyfrp.config.problems import Place, Problem, Source, dotted
 
 M = TypeVar("M", bound=Model)
@@ -180,10 +181,7 @@ class Decoder:
                 f"{dotted((*place, first))} and {dotted((*place, name))} are the same key; "
                 "tables are merged, of other values the last one counts"
             )
-            if isinstance(joined[first], dict) and isinstance(value, dict):
-                joined[first] = joined[first] | value
-            else:
-                joined[first] = value
+            joined[first] = laid_over(joined[first], value)
         return joined
 
     def _unknown(self, model: type[Model], place: Place) -> None:

@@ -89,6 +89,15 @@ def parse_document(text: str, path: str, *, env: Mapping[str, str], strict: bool
     return document
 
 
+def laid_over(under: Any, value: Any) -> Any:
+    """What a key holds that is given twice: tables are merged, of other values the last counts."""
+    if not (isinstance(under, dict) and isinstance(value, dict)):
+        return value
+    return under | {
+        key: laid_over(under[key], item) if key in under else item for key, item in value.items()
+    }
+
+
 def _parse(text: str, path: str, source_lines: list[int] | None) -> Document:
     try:
         return Document(tomllib.loads(text), path, text)
@@ -141,7 +150,7 @@ def _json(text: str, path: str, source_lines: list[int] | None) -> Any:
 
     try:
         # frp reads the first value and does not look at what follows.
-        decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+        decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_table)
         value, _ = decoder.raw_decode(text.lstrip())
     except json.JSONDecodeError as error:
         skipped = text[: len(text) - len(text.lstrip())].count("\n")
@@ -152,6 +161,13 @@ def _json(text: str, path: str, source_lines: list[int] | None) -> Any:
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
         raise ConfigError(f"json: {reason[:200]}", path=path) from None
     return value
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        table[key] = laid_over(table.get(key), value)
+    return table
 
 
 def _refuse_constant(name: str) -> Any:

@@ -37,8 +37,14 @@ def test_nested_keys_match_without_regard_to_case() -> None:
 
 
 def test_two_spellings_of_a_table_are_merged_and_told() -> None:
-    cfg = server_from_dict({"Auth": {"token": "a"}, "auth": {"method": "token"}})
+    cfg = server_from_dict(
+        {
+            "Auth": {"token": "a", "oidc": {"audience": "b"}},
+            "auth": {"method": "token", "oidc": {"issuer": "c"}},
+        }
+    )
     assert cfg.auth.token == "a"
+    assert (cfg.auth.oidc.audience, cfg.auth.oidc.issuer) == ("b", "c")
     assert any("Auth and auth are the same key" in warning for warning in cfg.warnings)
 
 

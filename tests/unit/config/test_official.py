@@ -226,6 +226,9 @@ CLIENT: list[tuple[str, str]] = [
             '{"user": "a",}',
             '{"user": "a"} x',
             '{"user": "a", "user": "b"}',
+            # Whether the port is a number tells whether it is still there.
+            '{"webServer": {"port": "x"}, "webServer": {"addr": "a"}}',
+            '{"webServer": {"tls": {"certFile": "x"}}, "webServer": {"tls": {"keyFile": "x"}}}',
             '{"user": NaN}',
             '{"user": null}',
             "[]",

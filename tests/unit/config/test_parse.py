@@ -52,6 +52,11 @@ def test_all_formats_and_forms_mean_the_same(text: str, path: str) -> None:
     assert parsed(text, path) == SAME
 
 
+def test_a_key_given_twice_in_json_adds_to_its_table() -> None:
+    text = '{"a": {"b": {"c": 1}, "d": 1}, "e": [1], "a": {"b": {"f": 2}, "d": 2}, "e": [2]}'
+    assert parsed(text, "x.json") == {"a": {"b": {"c": 1, "f": 2}, "d": 2}, "e": [2]}
+
+
 @pytest.mark.parametrize("text", ["", "   \n", "# only a comment\n", "{}", "---\n"])
 def test_an_empty_file_is_valid(text: str) -> None:
     assert parsed(text, "x.conf") == {}
