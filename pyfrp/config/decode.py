@@ -10,6 +10,7 @@ Source: frp `pkg/config/load.go` and `pkg/config/v1/decode.go`; texts of newest 
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Any, TypeVar
 
 from pyfrp.config.base import Key, Model, Shape, Tagged, keys_of
@@ -236,7 +237,8 @@ def _integer(value: Any) -> int:
 def _string(value: Any) -> str:
     # TOML's and YAML's times reach frp as text (its TOML goes through JSON).
     if isinstance(value, (datetime.date, datetime.time)):
-        return value.isoformat()
+        text = value.isoformat().replace("+00:00", "Z")
+        return re.sub(r"(\.\d*[1-9])0+", r"\1", text)
     if not isinstance(value, str):
         raise _Wrong(_what(value))
     return value if value.isascii() else _encodable(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import tomllib
 from typing import Any
 
 import pytest
@@ -85,10 +85,21 @@ def test_whole_floats_are_integers(value: float, number: int) -> None:
     )
 
 
-def test_times_of_toml_are_text() -> None:
-    data = {"user": datetime.date(2020, 1, 1), "natHoleStunServer": datetime.time(7, 32)}
-    cfg = client_from_dict(data)
-    assert (cfg.user, cfg.nat_hole_stun_server) == ("2020-01-01", "07:32:00")
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("2020-01-01", "2020-01-01"),
+        ("07:32:00", "07:32:00"),
+        ("07:32:00.123", "07:32:00.123"),
+        ("2020-01-01T07:32:00", "2020-01-01T07:32:00"),
+        ("2020-01-01 07:32:00Z", "2020-01-01T07:32:00Z"),
+        ("2020-01-01T07:32:00.50-07:00", "2020-01-01T07:32:00.5-07:00"),
+        ("2020-01-01T07:32:10+00:00", "2020-01-01T07:32:10Z"),
+    ],
+)
+def test_times_of_toml_are_text_as_go_writes_it(value: str, text: str) -> None:
+    cfg = client_from_dict(tomllib.loads(f"metadatas.at = {value}"))
+    assert cfg.metadatas == {"at": text}
 
 
 def test_keys_of_maps_that_are_no_strings_become_text() -> None:
