@@ -9,6 +9,7 @@ Source: frp `cmd/frps/root.go`, `pkg/config/flags.go`; the texts are those of it
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -171,7 +172,9 @@ class FlagParser(argparse.ArgumentParser):
 def integer(text: str) -> int:
     """Read a number of a flag, in Go's notations."""
     try:
-        value = int(text, 0)
+        if not re.fullmatch("[!-~]+", text):
+            raise ValueError("blanks and other scripts' digits, which Python takes")
+        value = int(re.sub("^([-+]?0)(?=[0-7_])", r"\1o", text), 0)  # 010 is octal to Go.
     except ValueError:
         reason = f'strconv.ParseInt: parsing "{text[:60]}": invalid syntax'
         raise argparse.ArgumentTypeError(invalid(text, reason)) from None
@@ -202,8 +205,6 @@ def port_ranges(text: str) -> list[dict[str, int]]:
     """Read `1000-2000,3001` as the key `allowPorts` holds it."""
     from pyfrp.config.ranges import parse_bounds
 
-    if not text.strip():
-        return []
     try:
         bounds = parse_bounds(text)
     except ValueError as error:

@@ -144,6 +144,11 @@ def test_lists_take_commas_and_repetition() -> None:
             'invalid argument "10-5" for "--allow-ports" flag: range number is invalid',
         ),
         (
+            ["--allow_ports", ""],
+            'invalid argument "" for "--allow-ports" flag: range number is invalid, '
+            'strconv.ParseInt: parsing "": invalid syntax',
+        ),
+        (
             ["--tls_only=maybe"],
             'invalid argument "maybe" for "--tls-only" flag: strconv.ParseBool: parsing "maybe": '
             "invalid syntax",
@@ -183,10 +188,20 @@ def test_help_lists_every_flag_with_its_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("0", 0), ("-5", -5), ("0x10", 16), ("0b11", 3), ("1_000", 1000)]
+    ("text", "number"),
+    [
+        *(("0", 0), ("00", 0), ("-5", -5), ("0x10", 16), ("0b11", 3), ("1_000", 1000)),
+        *(("010", 8), ("-017", -15), ("0_7", 7), ("0o17", 15)),
+    ],
 )
 def test_numbers_are_read_in_gos_notations(text: str, number: int) -> None:
     assert integer(text) == number
+
+
+@pytest.mark.parametrize("text", ["", " 1", "1\n", "08", "_1", "1__0", "\u0663", "1.0"])
+def test_what_is_no_number_to_go_is_none(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="invalid syntax"):
+        integer(text)
 
 
 words = st.sampled_from(
