@@ -79,7 +79,7 @@ class Session:
                     pass
                 conn.take(skip_empty_line(bytes(conn.buffer[:2])))
                 while True:
-                    head = next_request_head(bytes(conn.buffer), None, seen)
+                    head = next_request_head(bytes(conn.buffer), None, seen, by_target=True)
                     if head is not None:
                         conn.take(len(head.raw))
                         return head

@@ -177,7 +177,8 @@ class RequestHead:
         target: As sent, with what is beyond ASCII escaped: curl sends what was typed, and not
             every service takes that.
         minor: 0 or 1, of HTTP/1.x.
-        authority: The Host field as sent; the target's for proxies' clients of HTTP/1.0 without.
+        authority: The Host field as sent; the target's for proxies' clients of HTTP/1.0 without,
+            and wherever the head was read by its target.
         host: The key for routing: lower case, no port, no brackets, no trailing dot.
         path: The percent-decoded path without the query; "" for CONNECT, "*" for `OPTIONS *`.
         user: From Basic credentials; "" if there are none that can be decoded. Those of
@@ -248,12 +249,13 @@ class RequestHead:
         return f"<RequestHead {self.method!r} {self.authority!r} length={self.length}>"
 
 
-def parse_request_head(data: bytes) -> RequestHead:
+def parse_request_head(data: bytes, *, by_target: bool = False) -> RequestHead:
     """Read a request head; whatever is malformed or could be read in two ways is refused.
 
     Args:
         data: Exactly one head with its blank line (`find_head_end`). Empty lines before a
             request (RFC 9112 2.2) are the caller's to skip, with `skip_empty_line`.
+        by_target: As a proxy reads it: where the target has a host, Host does not count (3.2.2).
 
     Raises:
         BadHead: 400; 414 and 431 over a limit; 417 for unknown expectations; 501 for unknown
@@ -261,12 +263,12 @@ def parse_request_head(data: bytes) -> RequestHead:
     """
     common = _COMMON.fullmatch(data)
     if common is None or len(data) > MAX_HEAD_BYTES:
-        return _parse_general(data)
+        return _parse_general(data, by_target=by_target)
     return _from_common(common, data)
 
 
 def next_request_head(
-    data: bytes, last: RequestHead | None = None, start: int = 0
+    data: bytes, last: RequestHead | None = None, start: int = 0, *, by_target: bool = False
 ) -> RequestHead | None:
     """Read the head at the start of a caller's bytes; what a connection uses.
 
@@ -279,6 +281,7 @@ def next_request_head(
         last: The previous head of the same connection.
         start: How many bytes of `data` an earlier call has seen, so that a head that trickles in
             is not searched from its start each time.
+        by_target: As for `parse_request_head`.
 
     Returns:
         The head, `len(head.raw)` bytes long, or None if it is not complete yet.
@@ -298,7 +301,7 @@ def next_request_head(
     if end < 0:
         check_partial_head(data, start)
         return None
-    return parse_request_head(data[:end])
+    return parse_request_head(data[:end], by_target=by_target)
 
 
 def skip_empty_line(data: bytes) -> int:
@@ -361,7 +364,7 @@ def _from_common(match: re.Match[bytes], raw: bytes) -> RequestHead:
     return head
 
 
-def _parse_general(data: bytes) -> RequestHead:
+def _parse_general(data: bytes, *, by_target: bool = False) -> RequestHead:
     """Read any head; the reference for what is legal."""
     match = _GENERAL.fullmatch(data)
     if match is None or len(data) > MAX_HEAD_BYTES:
@@ -399,9 +402,11 @@ def _parse_general(data: bytes) -> RequestHead:
             cuts += line.span()
             extra += b"%b: %b\r\n" % (name, value)
 
-    host = fields.get(b"host")
-    if host is None:
-        host = _target_authority(method, target) if minor == 0 else b""
+    sent = fields.get(b"host")
+    host = sent or b""
+    if by_target or (sent is None and minor == 0):
+        host = _target_authority(method, target) or host
+    if sent is None:
         if not host:
             raise BadHead("Host is missing")
         extra += b"Host: %b\r\n" % host

@@ -64,7 +64,7 @@ class ConnectReader:
         raw += data
         if not raw.startswith(_METHOD[: len(raw)]):
             raise BadHead("connections to tcp vhost must be of method CONNECT")
-        head = next_request_head(bytes(raw), None, self._seen)
+        head = next_request_head(bytes(raw), None, self._seen, by_target=True)
         if head is None:
             self._seen = len(raw)
             return None

@@ -265,12 +265,26 @@ async def test_without_the_password_nothing_is_asked_anywhere(said, monkeypatch)
         assert b"Authorization" not in heads[0]
 
 
+@pytest.mark.parametrize("host", [b"Host: other.test\r\n", b""])
+async def test_the_target_decides_whatever_host_says(host):
+    server, heads = answering(SIZED)
+    async with running(server), user(made()) as u:
+        await u.says(b"GET http://127.0.0.1:%d/x HTTP/1.1\r\n%b\r\n" % (server.port, host))
+        await until(lambda: b"hello" in u.got, "the answer")
+        assert heads[0].startswith(b"GET /x HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % server.port)
+        assert b"other" not in heads[0]
+    async with running(echo := EchoBackend()), user(made()) as u:
+        await u.says(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\n%b\r\n" % (echo.port, host))
+        await until(lambda: b"\r\n\r\n" in u.got, "the answer")
+        assert u.got.startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize(
     ("data", "status"),
     [
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"GET https://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        (b"GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n", 400),
+        (b"GET http://a/ HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
         (b"GET http://u:p@a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"CONNECT a:0 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
