@@ -74,11 +74,12 @@ def make_monitor(cfg: ProxyBase) -> HealthMonitor | None:
     if not check.type or cfg.local_port <= 0:
         return None
     probe = PROBES[check.type](cfg.local_ip, cfg.local_port, check)
+    usual = type(check)()  # For what is below zero: it would be asked without a pause.
     return HealthMonitor(
         probe,
-        interval_s=check.interval_seconds,
-        timeout_s=check.timeout_seconds,
-        max_failed=check.max_failed,
+        interval_s=max(check.interval_seconds, 0) or usual.interval_seconds,
+        timeout_s=max(check.timeout_seconds, 0) or usual.timeout_seconds,
+        max_failed=max(check.max_failed, 0) or usual.max_failed,
     )
 
 

@@ -125,6 +125,13 @@ def test_a_proxy_without_a_check_or_a_port_has_no_monitor():
     assert monitor_of(0, type="tcp") is None
 
 
+@pytest.mark.parametrize("value", [0, -1])
+def test_numbers_that_make_no_sense_are_the_defaults(value):
+    keys = ("intervalSeconds", "timeoutSeconds", "maxFailed")
+    monitor = monitor_of(1, type="tcp", **dict.fromkeys(keys, value))
+    assert (monitor._interval_s, monitor._timeout_s, monitor._max_failed) == (10, 3, 1)
+
+
 async def test_a_port_that_takes_connections_is_alive():
     async with answering(None) as (port, _):
         await monitor_of(port, type="tcp")._probe(5.0)
