@@ -198,7 +198,7 @@ class Control:
             _check_annotations(wanted.annotations)
         server = self._server
         limit = server.cfg.max_ports_per_client
-        if limit and self._ports + kind.counts_ports > limit:
+        if 0 < limit < self._ports + kind.counts_ports:
             raise RefusedError("exceed the max_ports_per_client")
         if len(self._proxies) >= MAX_PROXIES:
             raise RefusedError(f"more than {MAX_PROXIES} proxies of one client")

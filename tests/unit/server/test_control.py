@@ -288,6 +288,12 @@ async def test_ports_are_conflicts_in_frps_words(monkeypatch):
             assert (await other.tcp("b", allowed)).error in ("", "port already used")
 
 
+@pytest.mark.parametrize("limit", [0, -1])
+async def test_a_limit_of_ports_that_is_not_above_zero_is_none(monkeypatch, limit):
+    async with office(monkeypatch, maxPortsPerClient=limit) as o:
+        assert (await (await o.login()).tcp("a", free_port())).error == ""
+
+
 async def test_a_client_may_have_only_so_many_ports(monkeypatch):
     async with office(monkeypatch, maxPortsPerClient=2, **HTTP) as o:
         peer, other = await o.login(), await o.login()
