@@ -169,7 +169,8 @@ class ServerConfig(RootModel):
     vhost_http_timeout: int = 0
     """Seconds to wait for the header of an answer. Default 0: no limit (frp's default is 60).
 
-    A model may think for minutes before its first byte, so only a value that is set limits."""
+    Below 0 there is none either, as in frp. A model may think for minutes before its first byte, so
+    only a value that is set limits."""
 
     vhost_http_error_style: str = "gateway"
     """`gateway`: 502 and 503 tell what is wrong; `frp`: its 404 for all (pyfrp's own key).

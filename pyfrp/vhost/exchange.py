@@ -275,7 +275,7 @@ class HttpExchange(Ends):
     def _await_answer(self) -> None:
         """The request is out; from here the wait for the answer's head counts."""
         limit = self._frontend.header_timeout_s
-        if limit:
+        if limit > 0:
             self.deadline = self._frontend.clock() + limit
 
     @property

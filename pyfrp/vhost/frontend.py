@@ -99,7 +99,7 @@ class HttpFrontend:
     """Routes, limits, answers of our own, and the callers' connections.
 
     Args:
-        header_timeout_s: Seconds an upstream may take to its answer's head; 0 for no limit.
+        header_timeout_s: Seconds an upstream may take to its answer's head; 0 or less for no limit.
         frp_errors: Answer 404 where frp does, instead of 502 and 503.
         not_found_page: File served as the 404 page; read each time, "" for the built-in page.
     """

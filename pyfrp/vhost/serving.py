@@ -46,7 +46,7 @@ class Serving(Protocol):
 
     Attributes:
         clock: Seconds; whoever implements this calls `expire` of exchanges past their `deadline`.
-        header_timeout_s: Seconds a service may take to its answer's head; 0 for no limit.
+        header_timeout_s: Seconds a service may take to its answer's head; 0 or less for no limit.
         prior_knowledge: Whether a connection may begin with HTTP/2's preface.
         draining: Whether connections are to end after the answer that is under way.
         date: For the Date field.

@@ -186,8 +186,9 @@ async def test_an_upload_may_pause_for_good_once_its_answer_has_begun():
 # -- deadlines of the service -------------------------------------------------------------------
 
 
-async def test_without_a_limit_a_service_may_think_for_ever():
-    async with vhost() as v:
+@pytest.mark.parametrize("limit_s", [0, -1])
+async def test_without_a_limit_a_service_may_think_for_ever(limit_s):
+    async with vhost(header_timeout_s=limit_s) as v:
         caller = await v.ask(get())
         v.advance(100_000)
         v.service.feed(answer(b"at last"))
