@@ -270,6 +270,9 @@ def _read(path: str, what: str, key: str) -> bytes:
         raise ConfigError(
             f"the {what} file does not exist{hint}; check {key}", path=path, key=key
         ) from exc
+    except ValueError as exc:
+        reason = f"the {what} file has a NUL in its name; check {key}"
+        raise ConfigError(reason, path=path, key=key) from exc
     except PermissionError as exc:
         raise ConfigError(
             f"the {what} file may not be read by this user; change its owner or mode",

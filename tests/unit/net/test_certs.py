@@ -216,6 +216,10 @@ PAIRS = {
         lambda a: (str(a.folder / "none"), a.pair("x")[1]),
         r"none: the certificate file does not exist; check transport\.tls\.certFile",
     ),
+    "certificate with a NUL in its name": (
+        lambda a: ("a\0b", a.pair("x")[1]),
+        r"the certificate file has a NUL in its name; check transport\.tls\.certFile",
+    ),
     "missing relative certificate": (
         lambda a: ("none.crt", a.pair("x")[1]),
         r"^none\.crt: .*does not exist \(looked for from /",
