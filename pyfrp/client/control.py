@@ -337,10 +337,14 @@ class Control:
                 continue
             retry_s = FIRST_RETRY_S
             self._log.debug("send heartbeat to server")
+            asked = self._clock()
             self._conn.write(Ping(privilege_key=key, timestamp=timestamp))
             await asyncio.sleep(self._interval_s)
-            silent = self._clock() - max(self._heard, self._connector.heard())
-            if 0 < self._timeout_s < silent:
+            heard = max(self._heard, self._connector.heard())
+            silent = self._clock() - heard
+            # What has answered the last ping is alive, also where the timeout is no longer than
+            # the interval: the next ping is only due.
+            if 0 < self._timeout_s < silent and heard < asked:
                 self._log.warning("heartbeat timeout")
                 self.end(IdleTimeout(f"nothing came from the server for {silent:.0f} s"))
                 return

@@ -463,6 +463,14 @@ async def test_a_server_that_does_not_answer_is_left():
         assert s.log.has("heartbeat timeout", "warning")
 
 
+async def test_a_server_that_answers_stays_where_the_timeout_is_the_interval():
+    async with session(interval_s=0.02, timeout_s=0.02) as s:
+        for _ in range(5):
+            assert await s.read() == Ping()
+            s.server.write(Pong())
+        assert not s.task.done()
+
+
 @pytest.mark.parametrize("where", ["here", "elsewhere on the link"])
 async def test_any_byte_of_the_server_counts_as_life(where):
     async with session(interval_s=0.01, timeout_s=100.0) as s:
