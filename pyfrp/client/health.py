@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from pyfrp.errors import BadHead, DialError
+from pyfrp.errors import DialError
 from pyfrp.net.dial import dial_tcp
 from pyfrp.net.endpoint import format_address
-from pyfrp.net.sockets import explain
-from pyfrp.wire import http1
+from pyfrp.net.fetch import Fetcher, FetchError, Place
 
 if TYPE_CHECKING:
     from pyfrp.config.proxies import HealthCheck, ProxyBase
 
-READ_BYTES = 16 * 1024
+_AS_IS = "".join(map(chr, range(0x21, 0x7F)))  # Of a path: what need not be percent-encoded.
 
 Probe = Callable[[float], Awaitable[None]]
 """`await probe(timeout_s)`: asks the service once. Raises DialError with the reason."""
@@ -94,20 +94,19 @@ def tcp_probe(host: str, port: int, check: HealthCheck) -> Probe:
 
 
 def http_probe(host: str, port: int, check: HealthCheck) -> Probe:
-    """A service is alive when it answers a GET of its health path with 2xx."""
-    request = _request(host, port, check)
+    """A service is alive when a GET of its health path comes to 2xx, be it after redirections."""
+    path = check.path if check.path.startswith("/") else f"/{check.path}"
+    place = Place("http", host, port, quote(path, safe=_AS_IS))
+    fields = {header.name: header.value for header in check.http_headers}
+    named = format_address((host, port))
+    for name in [name for name in fields if name.lower() == "host"]:
+        named = fields.pop(name)
 
     async def probe(timeout_s: float) -> None:
-        where = format_address((host, port))
         try:
-            async with asyncio.timeout(timeout_s):
-                status = await _ask(host, port, request)
-        except TimeoutError:
-            raise DialError(f"{where}: no answer within {timeout_s:g} s") from None
-        except OSError as exc:
-            raise DialError(f"{where}: {explain(exc)}") from exc
-        except BadHead as exc:
-            raise DialError(f"{where}: {exc}") from exc
+            status = await Fetcher(timeout_s=timeout_s).status(place, fields, host=named)
+        except FetchError as exc:
+            raise DialError(str(exc)) from exc
         if not 200 <= status < 300:
             # frp's words.
             raise DialError(f"do http health check, StatusCode is [{status}] not 2xx")
@@ -120,37 +119,3 @@ PROBES: dict[str, Callable[[str, int, HealthCheck], Probe]] = {
     "http": http_probe,
 }
 """How each type asks; a new one is a function and a line here."""
-
-
-def _request(host: str, port: int, check: HealthCheck) -> bytes:
-    path = check.path if check.path.startswith("/") else f"/{check.path}"
-    named = format_address((host, port))
-    lines = []
-    for header in check.http_headers:
-        if header.name.lower() == "host":
-            named = header.value
-        else:
-            lines.append(f"{header.name}: {header.value}\r\n")
-    head = f"GET {path} HTTP/1.1\r\nHost: {named}\r\nConnection: close\r\n"
-    return f"{head}{''.join(lines)}\r\n".encode()
-
-
-async def _ask(host: str, port: int, request: bytes) -> int:
-    reader, writer = await asyncio.open_connection(host, port)
-    try:
-        writer.write(request)
-        data = b""
-        while True:
-            head = http1.next_response_head(data, b"GET")
-            if head is not None:
-                if head.status >= 200:
-                    return head.status
-                data = data[len(head.raw) :]
-                continue
-            more = await reader.read(READ_BYTES)
-            if not more:
-                raise BadHead("it closed the connection without an answer")
-            data += more
-    finally:
-        # Whatever else it says, nobody reads it.
-        writer.transport.abort()

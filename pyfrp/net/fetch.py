@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 1 << 20
 """Longest answer: a set of keys or a token with its wrapping is a few kilobytes."""
 MAX_REDIRECTS = 5
+MAX_STATUS_REDIRECTS = 9
+"""Go `net/http` `client.go`, `defaultCheckRedirect`: ten requests in all."""
+REDIRECTIONS = (301, 302, 303, 307, 308)
 
+_SECRETS = ("authorization", "cookie", "cookie2", "www-authenticate")
+"""Of the fields that are sent: not for another host (Go, likewise, shouldCopyHeaderOnRedirect)."""
 _PORTS = {"http": 80, "https": 443}
 _PRINTABLE = re.compile(r"[!-~]+")
 _LOCATION = re.compile(rb"\r\n(?i:location):[ \t]*([!-~]*)[ \t]*\r\n")
@@ -157,13 +162,42 @@ class Fetcher:
             for _ in range(MAX_REDIRECTS + 1):
                 place = _place(url)
                 head, body = await self._exchange(place, b"GET", {}, b"")
-                if head.status not in (301, 302, 303, 307, 308):
+                if head.status not in REDIRECTIONS:
                     return _answer(head, body)
-                found = _LOCATION.search(head.raw)
-                target = urljoin(url, found[1].decode()) if found else ""
+                target = _target(head, url)
                 if not target or (place.scheme == "https" and not target.startswith("https://")):
                     raise FetchError(f"{place} sends us elsewhere, to no https URL")
                 url = target
+            raise FetchError(f"{place} sends us on and on")
+
+    async def status(self, place: Place, fields: Mapping[str, str], *, host: str = "") -> int:
+        """The final status of a GET, after redirections to wherever; bodies are not read.
+
+        Args:
+            fields: All that is said beyond Host and Connection.
+            host: To ask for in place of the host of `place`, as long as that answers.
+
+        Raises:
+            FetchError: with the reason in words, and the place that is to blame.
+        """
+        async with _bounded(self._timeout_s, str(place)):
+            for _ in range(MAX_STATUS_REDIRECTS + 1):
+                lines = {"Host": host or place.authority, "Connection": "close", **fields}
+                endpoint, early = await self._reach(place, None)
+                conn = ByteConn(endpoint, early=early)
+                try:
+                    conn.write(_request(b"GET", place.path, lines, b""))
+                    head = await _read_head(conn, b"GET", place)
+                finally:
+                    conn.abort()
+                target = _target(head, f"{place}{place.path}")
+                if not target:
+                    return head.status
+                before, place = place, _place(target)
+                if place.authority != before.authority:
+                    host = ""
+                if place.host != before.host:
+                    fields = {name: fields[name] for name in fields if name.lower() not in _SECRETS}
             raise FetchError(f"{place} sends us on and on")
 
     async def post(self, url: str, form: bytes, fields: Mapping[str, str]) -> Answer:
@@ -330,6 +364,17 @@ def _check_refusal(proxy: Proxy, head: ResponseHead) -> None:
     offered = answer.challenges if answer is not None else []
     if proxy.user is not None and any(each.scheme == "basic" for each in offered):
         raise denied(proxy, "basic")
+
+
+def _target(head: ResponseHead, url: str) -> str:
+    """The URL that an answer from `url` sends us to; "" for none."""
+    found = _LOCATION.search(head.raw) if head.status in REDIRECTIONS else None
+    try:
+        return urljoin(url, found[1].decode()) if found and found[1] else ""
+    except ValueError:
+        raise FetchError(
+            f"{_place(url)} sends us elsewhere, to no host that there could be"
+        ) from None
 
 
 def _answer(head: ResponseHead, body: bytes) -> Answer:

@@ -12,6 +12,7 @@ from pyfrp.client.health import HealthMonitor, make_monitor
 from pyfrp.client.proxies.base import Phase
 from pyfrp.config import client_from_dict
 from pyfrp.errors import DialError
+from pyfrp.net.dial import look_up_with
 from pyfrp.wire.messages import CloseProxy, NewProxy, NewProxyResp
 from tests.support.waiting import until
 from tests.unit.client.scene import session
@@ -78,7 +79,7 @@ async def test_so_many_failures_in_a_row_make_it_unhealthy(max_failed, script, c
 # -- probes -------------------------------------------------------------------------------------
 
 
-def monitor_of(port, **check):
+def monitor_of(port, localIP="127.0.0.1", **check):
     cfg = client_from_dict(
         {
             "serverAddr": "127.0.0.1",
@@ -86,6 +87,7 @@ def monitor_of(port, **check):
                 {
                     "name": "p",
                     "type": "tcp",
+                    "localIP": localIP,
                     "localPort": port,
                     "remotePort": 1,
                     "healthCheck": check,
@@ -173,9 +175,79 @@ async def test_anything_else_is_dead_with_the_reason(answer, words):
             await monitor_of(port, type="http", path="/")._probe(5.0)
 
 
+@asynccontextmanager
+async def redirecting(answers):
+    """A service that answers each path with a status and a Location; its port and requests."""
+    requests = []
+
+    async def serve(reader, writer):
+        request = await reader.readuntil(b"\r\n\r\n")
+        requests.append(request)
+        status, location = answers[request.split()[1].decode()]
+        writer.write(b"HTTP/1.1 %d X\r\nLocation: %s\r\n\r\n" % (status, location.encode()))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], requests
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_redirections_are_followed_with_the_same_words():
+    headers = [{"name": "host", "value": "llm.local"}, {"name": "Cookie", "value": "v"}]
+    answers = {"/a": (307, "/b/"), "/b/": (301, "c?d"), "/b/c?d": (204, "")}
+    async with redirecting(answers) as (port, requests):
+        await monitor_of(port, type="http", path="a", httpHeaders=headers)._probe(5.0)
+    assert [request.split()[1] for request in requests] == [b"/a", b"/b/", b"/b/c?d"]
+    assert all(b"\r\nHost: llm.local\r\n" in request for request in requests)
+    assert all(b"\r\nCookie: v\r\n" in request for request in requests)
+
+
+async def test_another_host_is_asked_by_its_own_name_and_learns_no_secrets():
+    headers = [{"name": "Host", "value": "llm.local"}, {"name": "Authorization", "value": "v"}]
+    async with redirecting({"/there": (200, "")}) as (there, asked_there):
+        answers = {"/": (302, f"http://localhost:{there}/there")}
+        async with redirecting(answers) as (port, _):
+            await monitor_of(port, type="http", path="/", httpHeaders=headers)._probe(5.0)
+    head = b"GET /there HTTP/1.1\r\nHost: localhost:%d\r\nConnection: close\r\n\r\n" % there
+    assert asked_there == [head]
+
+
+@pytest.mark.parametrize(
+    ("location", "words", "asked"),
+    [("/", "sends us on and on", 10), ("http://[::", "no host that there could be", 1)],
+)
+async def test_a_redirection_to_nowhere_is_dead(location, words, asked):
+    async with redirecting({"/": (302, location)}) as (port, requests):
+        with pytest.raises(DialError, match=words):
+            await monitor_of(port, type="http", path="/")._probe(5.0)
+    assert len(requests) == asked
+
+
+async def test_names_are_looked_up_where_the_configuration_says():
+    async def lookup(name):
+        return ["127.0.0.1"] if name == "llm.test" else []
+
+    async with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (port, _):
+        monitor = monitor_of(port, localIP="llm.test", type="http", path="/")
+        look_up_with(lookup)
+        try:
+            await monitor._probe(5.0)
+        finally:
+            look_up_with(None)
+
+
+async def test_a_path_is_percent_encoded_where_it_must_be():
+    async with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (port, requests):
+        await monitor_of(port, type="http", path="/a b%20é?c=d")._probe(5.0)
+    assert requests[0].startswith(b"GET /a%20b%20%C3%A9?c=d HTTP/1.1\r\n")
+
+
 async def test_a_silent_service_is_dead_after_the_timeout():
     async with answering(b"") as (port, _):
-        with pytest.raises(DialError, match=r"no answer within 0\.05 s"):
+        with pytest.raises(DialError, match=r"no answer of http://127.*within 0\.05 s"):
             await monitor_of(port, type="http", path="/")._probe(0.05)
 
 
