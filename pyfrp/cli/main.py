@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         # A path or key that the terminal's encoding cannot show must not become a traceback.
         if hasattr(stream, "reconfigure"):
@@ -115,6 +116,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     finally:
         gc.enable()
+
+
+def _open_standard_streams() -> None:
+    """Put the null device where the process was started with a standard stream closed.
+
+    Else a socket would get its number: what other programs and libraries write to standard error
+    would go to a peer, and libuv ends the process when that socket is closed (`uv__close`).
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # By their numbers.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # as long as the process
 
 
 def _print_bug(error: Exception) -> None:

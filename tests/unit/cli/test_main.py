@@ -505,6 +505,22 @@ def test_a_reader_that_is_gone_is_no_traceback(here: Path) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors are closed for the program")
+@pytest.mark.parametrize("closed", [range(3), range(1, 2)])
+def test_standard_streams_may_be_closed(here: Path, closed: range) -> None:
+    def close() -> None:
+        for fd in closed:
+            os.close(fd)
+
+    verify = process("verify", "-c", "frps.toml", cwd=here, preexec_fn=close)
+    assert verify.returncode == 0
+    text = f"{CLIENT_FILE}\n".replace("auth", 'serverPort = 1\nlog.to = "frpc.log"\nauth')
+    (here / "frpc.toml").write_text(text)
+    client = process("client", cwd=here, preexec_fn=close)  # With sockets, which come and go.
+    assert client.returncode == 1
+    assert "refused" in (here / "frpc.log").read_text()
+
+
 def test_a_version_costs_no_heavy_import() -> None:
     code = (
         "import sys\nfrom pyfrp.cli.main import main\nmain(['-v'])\n"
