@@ -156,6 +156,7 @@ class File:
 
     CHECK_S = 1.0
     """How often the path is looked at for having been moved away."""
+    LONGEST_DAY_S = 26 * 3600.0
 
     def __init__(self, path: str, max_days: int, notice: Notice, clock: Clock) -> None:
         self._path = os.path.abspath(path)
@@ -175,6 +176,8 @@ class File:
             ) from exc
 
     def write(self, text: str, now: float) -> None:
+        if self._midnight - now > self.LONGEST_DAY_S:
+            self._midnight = next_midnight(now)  # The clock was ahead, and has been set.
         if self._identity is not None and now >= self._midnight:
             self._rotate(now)
         elif not 0 <= self._check_at - now <= self.CHECK_S:

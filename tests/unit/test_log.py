@@ -630,6 +630,18 @@ def test_clock_turned_back_does_not_stop_the_log(tmp_path, clock, lines):
     assert len(lines()) == 1
 
 
+def test_file_is_renamed_at_midnight_after_the_clock_was_turned_back(tmp_path, clock):
+    clock.now += 1000 * DAY  # A machine whose clock is far ahead until it finds a time server.
+    log.configure(to=str(tmp_path / "frps.log"), clock=clock)
+    log.get_logger().info("one")
+    clock.now = NOON
+    log.get_logger().info("two")
+    assert names(tmp_path) == ["frps.log"]
+    clock.now += DAY
+    log.get_logger().info("three")
+    assert names(tmp_path) == ["frps.20261123-000000.log", "frps.log"]
+
+
 def test_threads_do_not_mix_their_lines(lines):
     def work(name: str) -> None:
         for _ in range(100):
