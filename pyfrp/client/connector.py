@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 from pyfrp.client.route import Route
-from pyfrp.errors import LinkError, MuxError, PeerClosed
+from pyfrp.errors import DialError, LinkError, MuxError, PeerClosed
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.mux import MuxTransport
 
@@ -53,7 +53,11 @@ class DirectConnector:
 
     async def open(self) -> tuple[Endpoint, bytes]:
         route = self._route
-        opened = await self._dial(route)
+        try:
+            opened = await self._dial(route)
+        except PeerClosed as exc:
+            # For whoever opens one, that is the end of the link that carries all of them.
+            raise DialError(f"{route.host}:{route.port}: {exc}") from exc
         if route.later_timeout_s > 0:
             # A look at a way is impatient; who goes by it is not.
             self._route = replace(route, dial_timeout_s=route.later_timeout_s, later_timeout_s=0.0)

@@ -153,7 +153,10 @@ class _Line:
         """Speak TLS with the proxy, whose certificate must be good for its name."""
         assert self.conn is not None
         proxy = self.proxy
-        endpoint, early = self.conn.detach()
+        try:
+            endpoint, early = self.conn.detach()
+        except PeerClosed as exc:
+            raise words.no_tls(proxy, str(exc)) from None
         self.securing = True
         try:
             tls = await upgrade(

@@ -106,6 +106,16 @@ async def test_connections_after_the_logins_have_the_usual_time_to_be_made():
     assert dialled == [2.0, 2.0, 10.0, 10.0]
 
 
+async def test_a_connection_that_is_lost_as_it_is_made_is_not_the_end_of_a_link():
+    """`PeerClosed` would be: the session with all of its users was ended for that."""
+
+    async def dial(route):
+        raise PeerClosed("the connection was closed")
+
+    with pytest.raises(DialError, match="closed"):
+        await DirectConnector(ROUTE, dial).open()
+
+
 async def test_a_mux_route_dials_once_for_all_connections(loop_kind):
     async with listening() as (route, readers):
         connector = await connect(replace(route, tcp_mux=True), report)

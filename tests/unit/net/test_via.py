@@ -17,6 +17,7 @@ from pyfrp.config.outproxy import parse_proxy_url
 from pyfrp.errors import ProxyError
 from pyfrp.net.byteconn import ByteConn
 from pyfrp.net.dial import dial_tcp
+from pyfrp.net.held import Held
 from pyfrp.net.outproxy import Proxy
 from pyfrp.net.via import dial_via
 from tests.support.ports import free_port
@@ -31,6 +32,7 @@ from tests.support.proxies import (
 )
 from tests.support.services import Backend, EchoBackend, Pipe, ScriptBackend, running
 from tests.support.waiting import within
+from tests.unit.net.ends import memory_pair, turns
 
 NAME = "frps.test"
 USERS = {"user": "secret", "CORP\\user": "secret", "zoë": "p:w@/ä"}
@@ -517,6 +519,19 @@ async def test_a_proxy_that_is_not_there_is_told():
         f"the proxy 127.0.0.1:{port} cannot be reached: dial tcp 127.0.0.1:{port}: connection "
         "refused; check transport.proxyURL"
     )
+
+
+async def test_a_proxy_that_resets_what_it_has_just_accepted_is_told():
+    async def reset_at_once(host: str, port: int) -> Any:
+        near, _ = memory_pair()
+        near.abort()
+        await turns()  # Before anybody reads it.
+        return near, Held()
+
+    with pytest.raises(
+        ProxyError, match=r"TLS with the proxy .* failed \(the connection was closed"
+    ):
+        await dial_via(reset_at_once, proxy_of("https://127.0.0.1:1"), NAME, 7000, timeout_s=5.0)
 
 
 async def test_a_tunnel_that_ends_at_once_is_told():
