@@ -167,7 +167,7 @@ class Control:
         if self._visitors is not None:
             self._visitors.close()
         for proxy in self._proxies.values():
-            if proxy.phase is Phase.RUNNING:
+            if proxy.phase in (Phase.RUNNING, Phase.WAIT_START):
                 self._conn.write(CloseProxy(proxy_name=proxy.name))
             proxy.phase = Phase.CLOSED
         seen: dict[Carried, tuple[int, float]] = {}
@@ -267,8 +267,7 @@ class Control:
 
     def _handle(self, msg: object) -> None:
         if isinstance(msg, ReqWorkConn):
-            if not self._stopping:
-                self._scope.spawn(self._work(), name="work connection")
+            self._scope.spawn(self._work(), name="work connection")
         elif isinstance(msg, NewProxyResp):
             proxy = self._proxies.get(msg.proxy_name)
             if proxy is not None:
@@ -383,7 +382,8 @@ class Control:
                 conn.abort()
             raise
         proxy = self._proxies.get(start.proxy_name)
-        if proxy is None or proxy.phase is not Phase.RUNNING:
+        # While draining, this is a user who came before the server read our CloseProxy.
+        if proxy is None or not (proxy.phase is Phase.RUNNING or self._stopping):
             endpoint.close()
             return
         await proxy.serve(endpoint, early, start, self)

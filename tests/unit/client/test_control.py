@@ -534,26 +534,48 @@ async def test_the_first_cause_is_the_one_that_is_told():
 
 
 async def test_draining_withdraws_the_proxies_and_waits_for_users():
-    async with service() as port, session(tcp("ssh", port), tcp("new", 1)) as s:
-        msgs = [await s.read(), await s.read()]
-        assert len(msgs) == 2
+    async with service() as port, session(tcp("ssh", port), tcp("new", 1), tcp("bad", 1)) as s:
+        msgs = [await s.read() for _ in range(3)]
+        assert len(msgs) == 3
         s.server.write(NewProxyResp(proxy_name="ssh", remote_addr=":1"))
+        s.server.write(NewProxyResp(proxy_name="bad", error="port already used"))
         await turns()
         endpoint, reader = await start(s)
         endpoint.write(b"x")
         await reader.until_data(1)
         draining = asyncio.get_running_loop().create_task(s.control.drain())
+        # Also what the server has not answered yet, as it will have users, too.
         assert await s.read() == CloseProxy(proxy_name="ssh")
+        assert await s.read() == CloseProxy(proxy_name="new")
         assert not draining.done()
-        # No new users ...
-        opened = len(s.connector.opened)
-        s.server.write(ReqWorkConn())
-        await turns()
-        assert len(s.connector.opened) == opened
-        # ... while those who are there go on.
         endpoint.write(b"y")
         assert await reader.until_data(2) == b"xy"
         endpoint.close()
+        await within(draining, 5, "the drain")
+        assert s.far.unread == 0
+
+
+async def test_a_drain_serves_who_came_before_the_server_read_of_it():
+    async with service() as port, session(tcp("ssh", port)) as s:
+        await s.accept("ssh")
+        first, reader = await start(s)
+        first.write(b"x")
+        await reader.until_data(1)
+        early = await s.request()  # Asked for before ...
+        draining = asyncio.get_running_loop().create_task(s.control.drain())
+        assert await s.read() == CloseProxy(proxy_name="ssh")
+        late = await s.request()  # ... and after.
+        for conn in (early, late):
+            conn.write(StartWorkConn(proxy_name="ssh", src_addr="203.0.113.9", src_port=1))
+            endpoint, _ = conn.detach()
+            reader = Reader()
+            endpoint.set_protocol(reader)
+            endpoint.resume_reading()
+            endpoint.write(b"x")
+            await reader.until_data(1)
+            endpoint.close()
+        assert not draining.done()
+        first.close()
         await within(draining, 5, "the drain")
 
 
