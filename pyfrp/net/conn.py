@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 Transform = Callable[[bytes], bytes]
 
+# So much may wait to be sent to a peer that reads. A stream of a busy mux is told to pause for each
+# byte, and its turn may take longer to come than anybody waits for one who has stopped reading.
+MOST_PENDING = 64 * 1024
+
 
 class MessageConn(asyncio.Protocol):
     """`await read()`, `write()` on an endpoint, which can be handed on with not one byte lost.
@@ -96,7 +100,8 @@ class MessageConn(asyncio.Protocol):
 
     async def drain(self) -> None:
         """Wait until the peer reads again, if it has stopped. Raises as `read` when it is gone."""
-        if self._choked and self._end is None:
+        stopped = self._choked and self.endpoint.get_write_buffer_size() > MOST_PENDING
+        if stopped and self._end is None:
             self._writer = asyncio.get_running_loop().create_future()
             try:
                 await self._writer

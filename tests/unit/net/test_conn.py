@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from pyfrp.errors import BadMessage, FrameTooLarge, LocalWireError, PeerClosed, RemoteWireError
+from pyfrp.net import conn as module
 from pyfrp.net.conn import MessageConn
 from pyfrp.wire.cfb import Decryptor, Encryptor, derive_key
 from pyfrp.wire.framing import encode
@@ -192,7 +193,19 @@ async def test_a_message_too_long_for_the_peer_is_refused_here():
     assert near.written == b""
 
 
-async def test_draining_waits_for_a_peer_that_does_not_read():
+async def test_draining_does_not_wait_for_the_turn_of_a_few_messages():
+    conn, near, far = conversing()
+    far.pause_reading()
+    near.high = 0
+    conn.write(Ping(timestamp=1))
+    assert conn._choked
+    await within(conn.drain(), 5, "draining a little")
+    far.resume_reading()
+    await turns()
+
+
+async def test_draining_waits_for_a_peer_that_does_not_read(monkeypatch):
+    monkeypatch.setattr(module, "MOST_PENDING", 100)
     conn, near, far = conversing()
     far.pause_reading()
     await within(conn.drain(), 5, "draining nothing")
@@ -206,7 +219,8 @@ async def test_draining_waits_for_a_peer_that_does_not_read():
     await within(waiting, 5, "draining")
 
 
-async def test_draining_ends_when_the_peer_is_gone():
+async def test_draining_ends_when_the_peer_is_gone(monkeypatch):
+    monkeypatch.setattr(module, "MOST_PENDING", 10)
     conn, near, far = conversing()
     far.pause_reading()
     near.high = 10

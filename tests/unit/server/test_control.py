@@ -424,6 +424,23 @@ async def test_a_silent_client_is_dropped_and_one_that_sends_anything_is_not(mon
         assert o.log.has("heartbeat timeout", "warning")
 
 
+async def test_a_client_whose_link_is_full_of_others_bytes_is_not_taken_for_one_that_never_reads(
+    monkeypatch,
+):
+    monkeypatch.setattr(module, "DRAIN_S", 0.05)
+    async with office(monkeypatch) as o:
+        peer = await o.login()
+        [link] = o.acceptor.links
+        link.carrier.pause_writing()
+        answers = o.server.controls[peer.run_id]._conn.endpoint
+        for _ in range(3):
+            pending = answers.pending
+            peer.conn.write(Ping())
+            await until(lambda before=pending: answers.pending > before, "an answer")
+        link.carrier.resume_writing()
+        assert [await peer.read() for _ in range(3)] == [Pong()] * 3
+
+
 async def test_a_client_that_never_reads_is_dropped(monkeypatch):
     monkeypatch.setattr(module, "DRAIN_S", 0.05)
     async with office(monkeypatch, **DIRECT) as o:
