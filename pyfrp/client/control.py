@@ -30,6 +30,7 @@ from pyfrp.net.conn import MessageConn
 from pyfrp.net.datagrams import Complaints
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.net.held import Held
+from pyfrp.net.mux import MuxStream
 from pyfrp.net.scope import Scope
 from pyfrp.wire.messages import (
     CloseProxy,
@@ -114,6 +115,8 @@ class Control:
         self.silent_s = 0.0
         self._stopping = False
         conn.on_activity = self._touch
+        if isinstance(conn.endpoint, MuxStream):
+            conn.endpoint.go_first()
 
     def _keep(self, visitors: Iterable[ClientVisitor]) -> Visitors | None:
         visitors = tuple(visitors)

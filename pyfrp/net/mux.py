@@ -66,6 +66,10 @@ class MuxStream(Stream):
         else:
             self.write(data.tobytes())
 
+    def go_first(self) -> None:
+        """Overtake the other streams: for the control conversation, on which all of them wait."""
+        self._mux.session.first = self
+
     def can_write_eof(self) -> bool:
         return True
 

