@@ -283,6 +283,7 @@ class Control:
         elif isinstance(msg, Pong):
             if msg.error:
                 self._log.error(f"pong message contains error: {msg.error}")
+                self._auth.refused()
                 self.end(LinkError(f"heartbeat refused: {msg.error}"))
             else:
                 self._log.debug("receive heartbeat from server")

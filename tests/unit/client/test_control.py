@@ -490,11 +490,14 @@ async def test_any_byte_of_the_server_counts_as_life(where):
 
 
 async def test_a_pong_with_an_error_ends_the_session():
-    async with session(interval_s=30.0) as s:
+    auth = Provided()
+    auth.token = "of yesterday"
+    async with session(auth=auth, interval_s=30.0) as s:
         await s.read()
         s.server.write(Pong(error="invalid authentication"))
         assert "invalid authentication" in str(await s.over())
         assert s.log.has("pong message contains error: invalid authentication", "error")
+        assert auth.refusals == 1  # The next login shows another one.
 
 
 # -- the end ------------------------------------------------------------------------------------
