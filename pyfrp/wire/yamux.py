@@ -33,6 +33,7 @@ from pyfrp.wire.yamux_stream import (
     PING_TIMEOUT,
     RECORD,
     RST,
+    SHORT,
     SLICE,
     SYN,
     TYPE_MASK,
@@ -58,6 +59,7 @@ __all__ = [
     "PING",
     "PING_TIMEOUT",
     "RST",
+    "SHORT",
     "SLICE",
     "SYN",
     "WINDOW_BUDGET",
@@ -407,7 +409,9 @@ class Session(Generic[S]):
 
         Control frames come first, then what `first` has, then the streams in turn: at most `SLICE`
         bytes of each a round and about `batch` bytes in all; a stream that has the link for itself
-        gets all its rounds in one frame. When streams are left over, `on_output` was called again.
+        gets all its rounds in one frame. On a link that is slower than its sources, those go before
+        the others that have little to send: a token does not wait for a slice of each download.
+        When streams are left over, `on_output` was called again.
 
         What is short comes in one piece. Of a long body only as much is joined with its header as
         fills a TLS record; the rest of it need not be copied.
@@ -426,12 +430,29 @@ class Session(Generic[S]):
             ready.remove(first)
             room -= self._take_from(first, SLICE, out)
         if ready and not saturated:
+            if self.batch < BATCH and len(ready) > 1:
+                room -= self._take_short(out)
+                room = max(
+                    room, 1
+                )  # A slice of somebody else goes with them, however many they are.
             while ready and room > 0:
                 stream = ready.popleft()
                 room -= self._take_from(stream, SLICE if ready else max(room, SLICE), out)
             if ready:
                 self._wake_output()
         return b"".join(out) if self.batch - room < LONG else _gather(out)
+
+    def _take_short(self, out: list[bytes | memoryview]) -> int:
+        """Take all of the streams that have little to send; returns the payload's size."""
+        ready = self._ready
+        size = 0
+        for _ in range(len(ready)):
+            stream = ready.popleft()
+            if stream.pending < SHORT:
+                size += self._take_from(stream, SLICE, out)
+            else:
+                ready.append(stream)
+        return size
 
     def _take_from(self, stream: Stream, limit: int, out: list[bytes | memoryview]) -> int:
         """Move a turn of `limit` bytes of one stream into `out`; returns the payload's size."""

@@ -29,6 +29,7 @@ PING_TIMEOUT = 10.0  # Seconds; frp's ConnectionWriteTimeout, which also bounds 
 CLOSE_TIMEOUT = 300.0  # Seconds a closed stream waits for the peer's FIN; yamux StreamCloseTimeout.
 OPEN_LIMIT = 256  # Streams opened and not yet acknowledged; the peer's AcceptBacklog.
 SLICE = 64 * 1024  # What one stream may put into the link before the next has its turn.
+SHORT = 4 * 1024  # Who has less to send goes first on a slow link: a token, a head, an end.
 # What one write to the link may hold; the rest goes in the next turn. As much as a loop reads from
 # a local socket at once: one read, one write (`make bench`, rows down and up).
 BATCH = 256 * 1024

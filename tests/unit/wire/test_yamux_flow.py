@@ -15,6 +15,7 @@ from pyfrp.wire.yamux import (
     INITIAL_WINDOW,
     MAX_WINDOW,
     RECORD,
+    SHORT,
     SLICE,
     SYN,
     WINDOW_BUDGET,
@@ -575,6 +576,36 @@ def test_the_first_overtakes_the_others_also_on_a_saturated_link():
     while near.take(saturated=True):
         pass
     assert first.pending == 10  # So far as its window goes.
+
+
+def test_on_a_slow_link_a_token_does_not_wait_for_a_slice_of_each_download():
+    near, far = linked()
+    streams = [open_pair(near, far)[0] for _ in range(5)]
+    *bulk, token, end = streams
+    near.session.batch = SLICE
+    for stream in bulk:
+        stream.write(bytes(2 * SLICE))
+    token.write(b"token")
+    end.end()
+    # Those that have little go first, and beside them one slice of the others, in turn.
+    assert [f.stream for f in frames_of(near.take())] == [token.id, end.id, bulk[0].id]
+    assert [f.stream for f in frames_of(near.take())] == [bulk[1].id]
+    token.write(bytes(SHORT))
+    assert [f.stream for f in frames_of(near.take())] == [bulk[2].id]
+    token.write(b"token")
+    assert [f.stream for f in frames_of(near.take())] == [bulk[0].id]
+
+
+def test_many_short_ones_do_not_stop_a_download_on_a_slow_link():
+    near, far = linked()
+    bulk, *shorts = [open_pair(near, far)[0] for _ in range(40)]
+    near.session.batch = SLICE
+    bulk.write(bytes(3 * SLICE))
+    for left in (2, 1, 0):
+        for stream in shorts:
+            stream.write(bytes(SHORT - 1))
+        assert [f.stream for f in frames_of(near.take())] == [*(s.id for s in shorts), bulk.id]
+        assert bulk.pending == left * SLICE
 
 
 def test_every_source_pauses_after_one_more_chunk_on_a_saturated_link():
