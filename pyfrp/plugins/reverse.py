@@ -224,18 +224,8 @@ class Front:
         self._exchanges.pop(exchange, None)
         self._quiet.set()
 
-    def bridge(
-        self, caller: Endpoint, upstream: Endpoint, early: bytes, answer: bytes, ended: bool
-    ) -> None:
-        bridge = Bridge(
-            caller,
-            upstream,
-            early=early,
-            far_early=answer,
-            near_ended=ended,
-            on_close=self._unbridge,
-        )
-        self._bridges[bridge] = None
+    def bridge(self, join: Callable[..., Bridge]) -> None:
+        self._bridges[join(on_close=self._unbridge)] = None
 
     def _unbridge(self, bridge: Carried) -> None:
         self._bridges.pop(cast(Bridge, bridge), None)

@@ -7,9 +7,11 @@ headers as frp does (`pkg/util/vhost/http.go`), differences as listed in the REA
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from pyfrp.errors import BadHead, PyfrpError
+from pyfrp.net.bridge import Bridge
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.vhost.bodies import Body, OpenBody, body_of
 from pyfrp.vhost.departure import watch_departure
@@ -495,7 +497,15 @@ class HttpExchange(Ends):
             date=self._frontend.date,
         )
         caller.pause_reading()
-        self._frontend.bridge(caller, upstream.release(), rest, out + early, self._half_closed)
+        join = partial(
+            Bridge,
+            caller,
+            upstream.release(),
+            early=rest,
+            far_early=out + early,
+            near_ended=self._half_closed,
+        )
+        self._frontend.bridge(join)
 
     def _read_on(self) -> None:
         # Each request of a long pipeline would let one more chunk in than it takes out.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from email.utils import formatdate
 from typing import Any, Protocol
 
@@ -188,19 +188,9 @@ class HttpFrontend:
         self._exchanges.pop(exchange, None)
         self._settle()
 
-    def bridge(
-        self, caller: Endpoint, upstream: Endpoint, early: bytes, answer: bytes, ended: bool
-    ) -> None:
-        """Join an upgraded connection and its upstream for good."""
-        bridge = Bridge(
-            caller,
-            upstream,
-            early=early,
-            far_early=answer,
-            near_ended=ended,
-            on_close=self._unbridge,
-        )
-        self._bridges[bridge] = None
+    def bridge(self, join: Callable[..., Bridge]) -> None:
+        """Keep an upgraded connection and its upstream joined for good."""
+        self._bridges[join(on_close=self._unbridge)] = None
 
     def _unbridge(self, bridge: Bridge) -> None:
         self._bridges.pop(bridge, None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyfrp.errors import PyfrpError
+from pyfrp.net.bridge import Bridge
 from pyfrp.net.endpoint import Endpoint
 from pyfrp.wire.http1 import RequestHead
 
@@ -75,15 +76,11 @@ class Serving(Protocol):
         """It is gone, or somebody else's."""
         ...
 
-    def bridge(
-        self, caller: Endpoint, upstream: Endpoint, early: bytes, answer: bytes, ended: bool
-    ) -> None:
-        """Join an upgraded connection and its upstream for good.
+    def bridge(self, join: Callable[..., Bridge]) -> None:
+        """Keep an upgraded connection and its upstream joined for good.
 
         Args:
-            early: What the caller sent ahead.
-            answer: What he is still to be sent, the switch and what came with it.
-            ended: Whether his EOF has come already.
+            join: Makes the bridge, given its `on_close`.
         """
         ...
 
