@@ -214,6 +214,9 @@ class Relay:
             return
         except asyncio.CancelledError:
             raw.close()  # The relay stops while this one is still dialling.
+            # uvloop tells a protocol nothing more then, not even one that it has just begun.
+            far.lost = True
+            self.ends.discard(far)
             raise
         if near.lost:
             assert far.transport is not None
