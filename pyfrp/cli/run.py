@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pyfrp import log as logging
 from pyfrp.errors import ConfigError
 from pyfrp.net.descriptors import DescriptorWatch
+from pyfrp.net.moderation import WakeupModeration
 from pyfrp.net.runner import Notifier, Signals, run
 from pyfrp.net.scope import Scope
 from pyfrp.wire.cfb import load_cipher
@@ -111,6 +112,8 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
     scope = Scope(client.report)
     scope.spawn(stop(), name="stop")
     asyncio.get_running_loop().call_later(_SETTLED_S, _freeze)
+    # Only here: a client has its service beside it, a server has the network.
+    moderation = WakeupModeration()
     try:
         with _descriptors_watched():
             await client.run()
@@ -124,6 +127,7 @@ async def _client(cfg: ClientConfig, config_path: str | None) -> int:
     finally:
         if config_path:
             log.info(f"frpc service for config file [{config_path}] stopped")
+        moderation.close()
         await scope.close()
         notifier.close()
     return STOPPED
