@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.measure import machine_facts
 from benchmarks.pairs import PAIRS, Pair, versions
-from benchmarks.processes import BenchError, end_on_sigterm, raise_descriptor_limit
+from benchmarks.processes import BenchError, Child, end_on_sigterm, raise_descriptor_limit
 from benchmarks.report import failures, markdown
 from benchmarks.rows import ROWS, Row, select_rows
 from benchmarks.runner import DEFAULT_PACE, QUICK_PACE, Pace, Runner
@@ -43,6 +45,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help="which to measure, of: " + ", ".join(PAIRS) + " (default: %(default)s)",
     )
+    add(
+        "--busy",
+        type=int,
+        default=0,
+        metavar="N",
+        help="beside N programs that compute without end, as a model on the same processor does",
+    )
     add("--markdown", type=Path, metavar="FILE", help="write the report to a file too")
     add("--json", type=Path, metavar="FILE", help="write every sample to a file")
     add("--check", action="store_true", help="exit with 1 when a floor is missed")
@@ -71,6 +80,16 @@ def _find_pairs(names: str) -> tuple[list[Pair], list[str]]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _busy(programs: int, folder: Path) -> Iterator[None]:
+    """Keep as many cores busy with other work, of the same priority."""
+    with contextlib.ExitStack() as running:
+        for _ in range(programs):
+            loop = [sys.executable, "-c", "while True: pass"]
+            running.enter_context(Child(loop, folder / "busy.log"))
+        yield
 
 
 def _profile(row: Row, seconds: float, names: str, folder: Path) -> int:
@@ -114,7 +133,8 @@ def _bench(args: argparse.Namespace, rows: list[Row], folder: Path) -> int:
     began = time.monotonic()
     runner = Runner(folder, _say)
     try:
-        samples = runner.run(rows, pairs, pace)
+        with _busy(args.busy, folder):
+            samples = runner.run(rows, pairs, pace)
     finally:
         runner.close()
     facts["wall time"] = f"{time.monotonic() - began:.0f} s"
