@@ -7,6 +7,7 @@ a reader that disagrees with ours about where the first one ends would let the s
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 
 import pytest
@@ -388,6 +389,8 @@ _BODIES = [
     b"2\r\nGE\r\n",
 ]
 
+_NUMBERS = itertools.count()
+
 
 @settings(
     max_examples=250,
@@ -414,16 +417,24 @@ async def test_one_request_in_makes_at_most_one_request_out(
 
     The caller counts answers: if it got one, one request at most went out, unless the body
     held a whole second request and was read as one, which both sides then agree on.
+
+    A request that was cut off may come to the backend when its caller has long been told so, while
+    the next example runs. So each example has a target of its own.
     """
     scene.api.forget()
+    number = next(_NUMBERS)
+    target = b"/%08d" % number
     data = bytearray(line + HOST + b"".join(pieces) + b"\r\n" + body)
+    data = data.replace(b"/1 ", target + b" ", 1).replace(b"/smuggled ", target + b" ")
     if flip is not None:
         data[flip[0] % len(data)] = flip[1]
     raw = await _raw_answer(scene, bytes(data))
     answers = raw.count(b"HTTP/1.1 ") - raw.count(b"HTTP/1.1 100 ")
-    assert len(scene.api.requests) <= max(1, answers)
+    earlier = {f"/{one:08}" for one in range(number)}
+    seen = [request for request in scene.api.requests if request.target not in earlier]
+    assert len(seen) <= max(1, answers)
     if b"/smuggled" not in body:
-        assert len(scene.api.requests) <= 1
+        assert len(seen) <= 1
     assert not scene.api.complaints
 
 
